@@ -1,0 +1,14 @@
+from . import claims as claims
+from . import course as course
+from . import data as data
+from . import linalg as linalg
+from . import plotting as plotting
+from . import progress as progress
+from . import random as random
+from ._validation import ConvergenceWarning as ConvergenceWarning
+from .claims import ClaimError as ClaimError
+from .claims import claim as claim
+from .plotting import savefig as savefig
+from .plotting import show_source as show_source
+
+__version__: str

@@ -1,0 +1,184 @@
+"""The table of contents (notebooks/course.yml), and which notebooks are out of date."""
+
+import difflib
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+
+from coursekit.course.errors import CourseError
+
+TABLE_START, TABLE_END = "<!-- course table -->", "<!-- end of the course table -->"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One notebook of the course: a row of course.yml."""
+
+    root: Path
+    id: str
+    title: str
+    file: str  # below notebooks/, without suffix
+    minutes: int
+    sources: list[str]
+    covers: str
+    prerequisites: list[str] = field(default_factory=list)
+
+    @property
+    def source(self) -> Path:
+        """The MyST Markdown text, which people edit."""
+        return self.root / "notebooks" / f"{self.file}.md"
+
+    @property
+    def executed(self) -> Path:
+        """The paired .ipynb with outputs, which people open."""
+        return self.root / "notebooks" / f"{self.file}.ipynb"
+
+
+@dataclass(frozen=True)
+class Course:
+    """A checkout of the course."""
+
+    root: Path
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        table = self.root / "notebooks" / "course.yml"
+        try:
+            rows = yaml.safe_load(table.read_text(encoding="utf-8"))["notebooks"]
+            return [Entry(root=self.root, **row) for row in rows]
+        except (yaml.YAMLError, TypeError, KeyError) as error:
+            raise CourseError(f"{table} is not a valid table of contents: {error}") from error
+
+    def find(self, notebook_id: str) -> Entry:
+        """The notebook of that id, or CourseError that proposes a similar one."""
+        by_id = {entry.id: entry for entry in self.entries}
+        if notebook_id in by_id:
+            return by_id[notebook_id]
+        close = difflib.get_close_matches(notebook_id, by_id, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"the course has {', '.join(by_id)}"
+        raise CourseError(f"there is no notebook {notebook_id!r}; {hint} (`coursekit list` shows all)")
+
+
+def open_course(start: Path | None = None) -> Course:
+    """The checkout that `start` (default: the working directory, then the package itself) lies in."""
+    package = Path(__file__).resolve().parents[2]
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents, package):
+        if (folder / "notebooks" / "course.yml").is_file():
+            return Course(folder)
+    raise CourseError(f"no course checkout at or above {here}: run this inside a clone of the course")
+
+
+# --- staleness ------------------------------------------------------------------------------------------------------
+
+
+def source_hash(notebook: nbformat.NotebookNode) -> str:
+    """Hash of what a person writes in a notebook: the type, text and tags of every cell."""
+    digest = hashlib.sha256()
+    for cell in notebook.cells:
+        digest.update(repr((cell.cell_type, cell.source, sorted(cell.metadata.get("tags", [])))).encode())
+    return digest.hexdigest()[:16]
+
+
+def module_hash(name: str) -> str | None:
+    """Hash of a coursekit module's file (its line endings normalised), None if there is no such module."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+
+
+def read_source(entry: Entry) -> nbformat.NotebookNode:
+    """The notebook's text as written in its .md file."""
+    try:
+        return jupytext.read(entry.source, fmt="md:myst")
+    except OSError as error:
+        raise CourseError(f"cannot read {entry.source}: {error.strerror}") from error
+
+
+def read_executed(entry: Entry) -> nbformat.NotebookNode | None:
+    """The executed .ipynb, or None if there is none or it is not readable as a notebook."""
+    try:
+        return nbformat.read(entry.executed, as_version=4)
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError):
+        return None  # reported by `staleness` as "not executed"
+
+
+def figures(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Names and alt texts of the figures in a notebook's outputs, in order."""
+    found = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            meta: dict[str, Any] = output.get("metadata", {}).get("image/png", {})
+            if "figure" in meta:
+                found[meta["figure"]] = meta["alt"]
+    return found
+
+
+def staleness(entry: Entry) -> list[str]:
+    """Why the executed notebook is out of date, in words; empty if it is up to date."""
+    executed = read_executed(entry)
+    record = executed.metadata.get("coursekit") if executed is not None else None
+    if executed is None or record is None:
+        return ["not executed"]
+    reasons = []
+    if record["source"] != source_hash(read_source(entry)):
+        reasons.append("its text changed")
+    elif record["source"] != source_hash(executed):
+        reasons.append("the .ipynb was edited")
+    changed = [name for name, value in record["modules"].items() if module_hash(name) != value]
+    if changed:
+        reasons.append(f"{', '.join(changed)} changed")
+    missing = [name for name in figures(executed) if not (entry.root / "figs" / f"{name}.png").is_file()]
+    if missing:
+        reasons.append(f"{', '.join(missing)}.png missing from figs")
+    return reasons
+
+
+# --- generated pages ------------------------------------------------------------------------------------------------
+
+
+def readme_table(course: Course) -> str:
+    """The README's table of notebooks, in Markdown."""
+    rows = ["| id | notebook | minutes | sources |", "|---|---|---|---|"]
+    for e in course.entries:
+        link = f"[{e.title}](notebooks/{e.file}.ipynb)"
+        rows.append(f"| {e.id} | {link} | {e.minutes} | {'; '.join(e.sources)} |")
+    return "\n".join(rows)
+
+
+def figure_index(course: Course) -> str:
+    """figs/INDEX.md: every figure with its notebook and alt text."""
+    lines = ["# Figures", "", "Made by `coursekit run`; each figure is regenerated by the notebook named above it.", ""]
+    for entry in course.entries:
+        notebook = read_executed(entry)
+        if notebook is None:
+            continue
+        lines += [f"## {entry.id} [{entry.title}](../notebooks/{entry.file}.ipynb)", ""]
+        for name, alt in figures(notebook).items():
+            lines += [f"![{alt}]({name}.png)", "", f"`{name}` — {alt}", ""]
+    return "\n".join(lines)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; leave it untouched if nothing changes."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""The console script `coursekit`."""
+
+import os
+import sys
+from pathlib import Path
+
+try:
+    import click
+    from rich.console import Console
+    from rich.table import Table
+
+    from coursekit.course import catalog, doctor, runner
+except ModuleNotFoundError as error:
+    sys.exit(f"coursekit: {error.name} is missing; the course tools need `pip install -e '.[course]'` in the checkout")
+
+from coursekit.course.errors import CourseError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class _Group(click.Group):
+    """Shows a CourseError as one message and exits with status 1."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except CourseError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=doctor.DISTRIBUTION)
+def main() -> None:
+    """Run and check the notebooks of the course."""
+
+
+@main.command("list")
+@click.option("--markdown", is_flag=True, help="Print the README's table.")
+def list_notebooks(markdown: bool) -> None:
+    """Show the table of contents."""
+    course = catalog.open_course()
+    if markdown:
+        click.echo(catalog.readme_table(course))
+        return
+    table = Table("id", "title", "minutes", "sources", "covers")
+    for entry in course.entries:
+        table.add_row(entry.id, entry.title, str(entry.minutes), "; ".join(entry.sources), entry.covers)
+    console.print(table)
+
+
+@main.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("-p", "--param", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Override a parameter.")
+@click.option("--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Leave the checkout as it is.")
+@click.option("--format", "figure_format", type=click.Choice(("png", "pdf", "svg")), default="png", show_default=True)
+@click.option("--force", is_flag=True, help="Without IDs: run every notebook, stale or not.")
+@click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count(), help="Notebooks at once [all cores].")
+def run(ids, given, output_dir, figure_format, force, jobs) -> None:
+    """Execute notebooks and regenerate their figures.
+
+    With IDs, those; without, all that are stale. Runs with other parameters never replace the notebooks of the
+    checkout: they go to --output-dir (default: out/ in the checkout, which git ignores).
+    """
+    course = catalog.open_course()
+    if given and len(ids) != 1:
+        raise click.UsageError("-p needs exactly one notebook ID")
+    entries = [course.find(notebook_id) for notebook_id in dict.fromkeys(ids)]
+    if not ids:
+        entries = [entry for entry in course.entries if force or catalog.staleness(entry)]
+    if not entries:
+        console.print(f"Nothing is stale: {len(course.entries)} notebook(s) up to date.")
+        return
+    parameters = runner.parse_parameters(entries[0], given) if given else {}
+    if parameters and output_dir is None:
+        output_dir = course.root / "out"
+    console.print(f"Running {', '.join(entry.id for entry in entries)} …")
+    outcomes = runner.run(
+        course,
+        entries,
+        parameters=parameters,
+        output_dir=output_dir,
+        figure_format=figure_format,
+        jobs=min(jobs, len(entries)),
+        report=_report,
+    )
+    table = Table("id", "title", "result", "seconds", "figures", "claims")
+    for outcome in outcomes:
+        result = "[red]failed[/red]" if outcome.error else "ok"
+        numbers = (f"{outcome.seconds:.1f}", str(outcome.n_figures), str(outcome.n_claims))
+        table.add_row(outcome.id, course.find(outcome.id).title, result, *numbers)
+    console.print(table)
+    if failed := [outcome.id for outcome in outcomes if outcome.error]:
+        raise click.ClickException(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}")
+    console.print(f"Results are in {'the checkout' if output_dir is None else output_dir}.")
+
+
+def _report(outcome: runner.Outcome) -> None:
+    if outcome.error:
+        console.print(f"✗ {outcome.id} failed after {outcome.seconds:.1f} s: ", outcome.error, markup=False)
+    else:
+        console.print(f"✓ {outcome.id} {outcome.seconds:.1f} s")
+
+
+@main.command()
+def status() -> None:
+    """Show which notebooks are stale, and why."""
+    table = Table("id", "title", "state")
+    for entry in catalog.open_course().entries:
+        reasons = catalog.staleness(entry)
+        table.add_row(
+            entry.id, entry.title, f"[yellow]stale[/yellow]: {'; '.join(reasons)}" if reasons else "up to date"
+        )
+    console.print(table)
+
+
+@main.command("doctor")
+def examine() -> None:
+    """Check the installation; each failure comes with its fix."""
+    failures = 0
+    for check in doctor.examine():
+        console.print(f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}", markup=False)
+        if not check.ok:
+            failures += 1
+            console.print(f"    fix: {check.fix}", markup=False)
+    if failures:
+        raise click.ClickException(f"{failures} check(s) failed")
