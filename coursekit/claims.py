@@ -65,45 +65,45 @@ def claim(
     tolerance = np.broadcast_to(atol + rtol * scale + STANDARD_ERRORS * error, value.shape)
     excess = np.maximum(low - value, value - high)  # > 0 outside the bounds
     holds = excess <= tolerance  # False for NaN
-    # of a long array the entry nearest to failing stands for all
-    ranking = np.where(np.isnan(excess), np.inf, excess - tolerance)
-    shown = np.arange(value.size) if value.size <= 4 else np.array([np.argmax(ranking)])
-    numbers = _describe(kind, *(a.ravel()[shown] for a in (value, low, high, tolerance)), statistical=se is not None)
-    if value.size > 4:
-        numbers = f"{numbers} (the entry of {value.size} nearest its limit)"
+    numbers = _describe(kind, *(a.ravel() for a in (value, low, high, tolerance)), statistical=se is not None)
     if not holds.all():
-        entries = (
-            f" ({np.count_nonzero(~holds)} of {value.size} entries fail; the worst is shown)" if value.size > 1 else ""
-        )
-        raise ClaimError(f"{statement}: {numbers}{entries}")
+        failing = f"; {np.count_nonzero(~holds)} of {value.size} entries fail" if value.size > 1 else ""
+        raise ClaimError(f"{statement}: {numbers}{failing}")
     print(f"✓ {statement}: {numbers}")
 
 
 def _describe(kind, value, low, high, tolerance, *, statistical) -> str:
-    """The numbers of a claim in one phrase: 'measured m; expected e ± t (5 s.e.)'."""
+    """The numbers of a claim in one phrase: 'measured m; expected e ± t (5 s.e.)'. Long arrays show their extremes."""
+    few = value.size <= 4
     if kind == "equals":
-        measured = ", ".join(map(_significant, value, tolerance))
-        limits = "expected " + _listed(low, ".6g")
+        off = f"{value.size} values off by at most {np.abs(value - low).max():.2g}"
+        measured = ", ".join(map(_significant, value, tolerance)) if few else off
+    elif few:
+        measured = _listed(value, ".6g" if kind == "between" else ".3g")
     else:
-        measured = _listed(value, ".3g")
-        limits = {
-            "below": f"bound ≤ {_listed(high, '.6g')}",
-            "above": f"bound ≥ {_listed(low, '.6g')}",
-            "between": f"range {_listed(low, '.6g')} to {_listed(high, '.6g')}",
-        }[kind]
+        shown = {"below": f"at most {value.max():.3g}", "above": f"at least {value.min():.3g}"}
+        measured = shown.get(kind, _listed(value, ".3g")) + f" ({value.size} values)"
+    limits = {
+        "equals": f"expected {_listed(low, '.6g')}",
+        "below": f"bound ≤ {_listed(high, '.6g')}",
+        "above": f"bound ≥ {_listed(low, '.6g')}",
+        "between": f"range {_listed(low, '.6g')} to {_listed(high, '.6g')}",
+    }[kind]
     margin = f" ± {_listed(tolerance, '.2g')}" + (" (5 s.e.)" if statistical else "") if tolerance.any() else ""
     return f"measured {measured}; {limits}{margin}"
 
 
 def _listed(values: np.ndarray, spec: str) -> str:
-    """The values in text, once if they are all the same."""
-    texts = [format(float(v), spec) for v in values]
-    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
+    """Up to four values in full, of more the smallest and the largest; equal ones once."""
+    texts = [format(float(v), spec) for v in (values if values.size <= 4 else (values.min(), values.max()))]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return (", " if values.size <= 4 else " … ").join(texts)
 
 
 def _significant(value: float, tolerance: float) -> str:
     """The value to one digit beyond its tolerance: what lies further right is rounding or noise."""
-    if tolerance == 0 or value == 0 or not math.isfinite(value):
+    if not tolerance > 0 or value == 0 or not math.isfinite(value):
         return f"{value:.6g}"
     digits = 2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(tolerance))
     return f"{value:.{min(15, digits)}g}" if digits > 0 else "0"

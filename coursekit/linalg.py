@@ -91,9 +91,9 @@ def randomized_svd(
 
     A Gaussian block of rank + oversample columns is multiplied by (AᵀA)^n_iter, re-orthonormalised on the shorter
     side after each application; the SVD of A restricted to the resulting subspace follows. The matrix is read in
-    2 n_iter + 2 passes of 2mn(rank + oversample) flops each. The Frobenius error of an iterate with n_iter = 0 has
-    expectation at most (1 + rank/(oversample - 1))^½ times the Eckart–Young optimum; each iteration multiplies
-    the weight of direction j against direction i by (s_j/s_i)².
+    2 n_iter + 2 passes of 2mn(rank + oversample) flops each. For n_iter = 0 the squared Frobenius error is in the mean
+    at most 1 + rank/(oversample - 1) times the Eckart–Young optimum; each iteration multiplies the weight of direction j
+    against direction i by (s_j/s_i)².
 
     Parameters
     ----------
@@ -445,13 +445,14 @@ def spiked_wigner(
 class Spike:
     """Limit of the top sample eigenvalue, and of the squared overlap of its eigenvector with the hidden direction."""
 
-    eigenvalue: Float[np.ndarray, "..."]
-    overlap: Float[np.ndarray, "..."]
+    eigenvalue: Float[np.ndarray, "..."] | float
+    overlap: Float[np.ndarray, "..."] | float
 
 
 def bbp_wigner(strength: Float[np.ndarray, "..."] | float) -> Spike:
     """Top eigenpair of `spiked_wigner` as n → ∞: θ + 1/θ and 1 - θ^-2 for θ > 1, else the noise edge 2 and 0.
-    Source: Baik, Ben Arous and Péché, Ann. Probab. 33 (2005); Miyamoto §1.1.3.  Taught in: notebook 01_02.
+    Source: Féral and Péché, Comm. Math. Phys. 272 (2007); Benaych-Georges and Nadakuditi, Adv. Math. 227 (2011).
+    Taught in: notebook 01_02.
     """
     theta = np.maximum(np.asarray(strength, dtype=float), 1.0)  # at the threshold both formulas join the noise values
     return Spike(theta + 1 / theta, 1 - theta**-2)
@@ -462,7 +463,7 @@ def bbp_covariance(spike: Float[np.ndarray, "..."] | float, ratio: Float[np.ndar
 
     For spike ℓ > √γ: eigenvalue (1 + ℓ)(1 + γ/ℓ), squared overlap (1 - γ/ℓ²)/(1 + γ/ℓ); below, the
     Marchenko–Pastur edge (1 + √γ)² and 0.
-    Source: Baik, Ben Arous and Péché, Ann. Probab. 33 (2005).  Taught in: notebook 01_02.
+    Source: Baik and Silverstein, J. Multivar. Anal. 97 (2006); Paul, Stat. Sinica 17 (2007).  Taught in: notebook 01_02.
     """
     gamma = np.asarray(ratio, dtype=float)
     ell = np.maximum(np.asarray(spike, dtype=float), np.sqrt(gamma))
@@ -497,7 +498,7 @@ def marchenko_pastur_pdf(x: Float[np.ndarray, "..."], ratio: float, variance: fl
 # --- convolution -----------------------------------------------------------------------------------------
 
 
-def conv_matrix(k: Float[np.ndarray, " m"], n: int) -> Float[np.ndarray, "n-m+1 n"]:
+def conv_matrix(k: Float[np.ndarray, " m"], n: int) -> Float[np.ndarray, "{n}-m+1 {n}"]:
     """Toeplitz matrix A with (A x)_i = Σ_j k_j x_{i+j}: the "valid" cross-correlation of x (n,) with k (m,).
 
     Row i is the kernel moved i places to the right. Aᵀ is the transposed ("full") convolution.

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
-def image_row(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str], **imshow: Any) -> None:
+def image_row(axes: Iterable[Axes], images: np.ndarray, titles: Sequence[str], **imshow: Any) -> None:
     """Draw images (n, h, w) side by side on one grey scale, without ticks.
 
     Panels share `vmin` and `vmax` (the range of all the images unless given), so that they can be compared.

@@ -167,7 +167,7 @@ def figure_index(course: Course) -> str:
             continue
         lines += [f"## {entry.id} [{entry.title}](../notebooks/{entry.file}.ipynb)", ""]
         for name, alt in figures(notebook).items():
-            lines += [f"![{alt}]({name}.png)", "", f"`{name}` — {alt}", ""]
+            lines += [f"`{name}`", "", f"![{alt}]({name}.png)", ""]
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from coursekit.course.catalog import Course, Entry
 from coursekit.course.errors import CourseError
 
 # One thread a kernel: notebooks run side by side, and sums come out in the same order on every machine
-_KERNEL_ENVIRONMENT = {
+KERNEL_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"),
     "COURSEKIT_UNATTENDED": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -135,7 +135,7 @@ def _execute(entry: Entry, target: Path, parameters: dict, figure_format: str, r
         if record:
             _refuse_unsaved_edits(entry, source)
         with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
-            os.environ.update(_KERNEL_ENVIRONMENT, COURSEKIT_FIGS=scratch, COURSEKIT_FORMAT=figure_format)
+            os.environ.update(KERNEL_ENVIRONMENT, COURSEKIT_FIGS=scratch, COURSEKIT_FORMAT=figure_format)
             executed = _papermill(entry, notebook, parameters)
             modules = executed.cells.pop().outputs[0].text.split()
             _tidy(executed)

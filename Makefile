@@ -1,0 +1,68 @@
+# make            set up .venv and run the course: every notebook re-executed, every figure regenerated
+# make test       set up .venv and check everything
+# make lab        work through the notebooks in JupyterLab
+# make figs NB=01_02 FORMAT=pdf    the figures of one notebook, also for print
+# make help       all targets
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FORMAT ?= png
+NB ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.DEFAULT_GOAL := course
+.PHONY: course test test-notebooks test-package lint format lab figs bench constraints clean help
+
+course: $(VENV)/installed  ## run what is stale (on a new installation everything)
+	@if [ -f $(VENV)/verified ]; then $(BIN)/coursekit run; \
+	else $(BIN)/coursekit run --force && touch $(VENV)/verified; fi
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "The course needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "[1/3] creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/3] installing the packages pinned in constraints.txt (once; a few minutes)"
+	@$(PIP) install -c constraints.txt hatchling editables
+	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[course,dev]"
+	@echo "[3/3] checking the installation"
+	@$(BIN)/coursekit doctor
+	@rm -f $(VENV)/verified && touch $@
+
+test: lint test-notebooks test-package  ## everything: style, types, notebooks, figures, kernels, packaging
+
+lint: $(VENV)/installed  ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test-notebooks: $(VENV)/installed  ## re-execute every notebook and compare its outputs
+	@rm -rf build/figs
+	@$(BIN)/pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg -n auto --dist loadscope notebooks
+
+test-package: $(VENV)/installed test-notebooks  ## kernels, course tools, packaging, and the figures just re-rendered
+	@COURSEKIT_RENDERED=build/figs $(BIN)/pytest -n auto --dist loadscope tests
+
+format: $(VENV)/installed  ## apply ruff's formatting, notebooks included
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	@$(BIN)/jupytext --quiet --to md:myst notebooks/*/*.ipynb
+
+lab: $(VENV)/installed  ## open JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+figs: $(VENV)/installed  ## regenerate the figures of NB (default: all), with FORMAT=pdf or svg also for print
+	@$(BIN)/coursekit run --force $(NB) --format $(FORMAT)
+
+bench: $(VENV)/installed  ## compare the kernels' speed with peer libraries
+	@$(BIN)/python benchmarks/linalg.py
+
+constraints:  ## pin the newest versions that pyproject.toml admits
+	@rm -rf build/pins && $(PYTHON) -m venv build/pins && build/pins/bin/python -m pip install -q hatchling editables
+	@build/pins/bin/python -m pip install -q --no-build-isolation -e ".[course,dev]"
+	@sed -n '/^#/p' constraints.txt > build/constraints.txt
+	@build/pins/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' >> build/constraints.txt
+	@sed -n '/sys_platform/p' constraints.txt >> build/constraints.txt && mv build/constraints.txt constraints.txt
+
+clean:  ## remove what make made (.venv included), keep notebooks and figures
+	@rm -rf $(VENV) build out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18

@@ -1,0 +1,95 @@
+import nbformat
+import pytest
+
+from coursekit.course import catalog
+from coursekit.course.catalog import Course
+from coursekit.course.errors import CourseError
+
+
+def test_find(course):
+    assert course.find("01_02").title == "Another"
+
+
+@pytest.mark.parametrize(("wrong", "hint"), [("0102", "did you mean 01_02?"), ("xyz", "the course has 01_01, 01_02")])
+def test_unknown_id(course, wrong, hint):
+    with pytest.raises(CourseError, match=f"no notebook '{wrong}'; {hint}"):
+        course.find(wrong)
+
+
+@pytest.mark.parametrize("text", ["", "notebooks: 3", "notebooks: [{id: a}]", "a: [", "notebooks:\n- {nonsense: 1}"])
+def test_malformed_table(course, text):
+    (course.root / "notebooks" / "course.yml").write_text(text)
+    with pytest.raises(CourseError, match="not a valid table of contents"):
+        _ = Course(course.root).entries
+
+
+def test_open_course_from_a_folder_within(course):
+    assert catalog.open_course(course.root / "notebooks" / "01_first").root == course.root
+
+
+def test_never_executed_is_stale(course):
+    assert catalog.staleness(course.find("01_01")) == ["not executed"]
+
+
+def test_unreadable_ipynb_is_stale(course):
+    course.find("01_01").executed.write_text("{")
+    assert catalog.staleness(course.find("01_01")) == ["not executed"]
+
+
+def test_missing_source(course):
+    course.find("01_01").source.unlink()
+    with pytest.raises(CourseError, match="cannot read .*01_line.md"):
+        catalog.read_source(course.find("01_01"))
+
+
+def test_executed_is_up_to_date(done):
+    assert catalog.staleness(done.find("01_01")) == []
+
+
+def test_change_of_the_text(done):
+    entry = done.find("01_01")
+    entry.source.write_text(entry.source.read_text() + "\nOne more sentence.\n")
+    assert catalog.staleness(entry) == ["its text changed"]
+
+
+def test_change_of_the_ipynb(done):
+    entry = done.find("01_01")
+    notebook = nbformat.read(entry.executed, as_version=4)
+    notebook.cells[0].source += "!"
+    nbformat.write(notebook, entry.executed)
+    assert catalog.staleness(entry) == ["the .ipynb was edited"]
+
+
+def test_change_of_a_module_it_uses(done, monkeypatch):
+    entry = done.find("01_01")
+    modules = catalog.read_executed(entry).metadata["coursekit"]["modules"]
+    assert {"coursekit", "coursekit.claims", "coursekit.plotting"} <= set(modules)
+    assert "coursekit.linalg" not in modules and not any("course." in name for name in modules)
+    original = catalog.module_hash
+    monkeypatch.setattr(catalog, "module_hash", lambda name: "0" if name.endswith("claims") else original(name))
+    assert catalog.staleness(entry) == ["coursekit.claims changed"]
+
+
+def test_a_module_that_is_gone_counts_as_changed():
+    assert catalog.module_hash("coursekit.nothing") is None
+    assert catalog.module_hash("coursekit.nothing.deeper") is None
+
+
+def test_missing_figure(done):
+    (done.root / "figs" / "01_first" / "line.png").unlink()
+    assert catalog.staleness(done.find("01_01")) == ["01_first/line.png missing from figs"]
+
+
+def test_generated_pages(done):
+    assert "| 01_02 | [Another](notebooks/01_first/02_other.ipynb) | 5 | nowhere |" in catalog.readme_table(done)
+    index = (done.root / "figs" / "INDEX.md").read_text()
+    assert "![A straight line from the origin upwards.](01_first/line.png)" in index
+
+
+def test_write_atomically_leaves_equal_files_alone(tmp_path):
+    path = tmp_path / "page.md"
+    catalog.write_atomically(path, "text\n")
+    before = path.stat().st_mtime_ns
+    catalog.write_atomically(path, "text\n")
+    assert path.stat().st_mtime_ns == before
+    assert list(tmp_path.iterdir()) == [path]

