@@ -79,10 +79,10 @@ def _describe(kind, value, low, high, tolerance, *, statistical) -> str:
         off = f"{value.size} values off by at most {np.abs(value - low).max():.2g}"
         measured = ", ".join(map(_significant, value, tolerance)) if few else off
     elif few:
-        measured = _listed(value, ".6g" if kind == "between" else ".3g")
+        measured = _listed(value, ".6g" if kind == "between" else ".5g")
     else:
-        shown = {"below": f"at most {value.max():.3g}", "above": f"at least {value.min():.3g}"}
-        measured = shown.get(kind, _listed(value, ".3g")) + f" ({value.size} values)"
+        shown = {"below": f"at most {value.max():.5g}", "above": f"at least {value.min():.5g}"}
+        measured = shown.get(kind, _listed(value, ".5g")) + f" ({value.size} values)"
     limits = {
         "equals": f"expected {_listed(low, '.6g')}",
         "below": f"bound ≤ {_listed(high, '.6g')}",

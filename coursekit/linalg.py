@@ -91,9 +91,9 @@ def randomized_svd(
 
     A Gaussian block of rank + oversample columns is multiplied by (AᵀA)^n_iter, re-orthonormalised on the shorter
     side after each application; the SVD of A restricted to the resulting subspace follows. The matrix is read in
-    2 n_iter + 2 passes of 2mn(rank + oversample) flops each. For n_iter = 0 the squared Frobenius error is in the mean
-    at most 1 + rank/(oversample - 1) times the Eckart–Young optimum; each iteration multiplies the weight of direction j
-    against direction i by (s_j/s_i)².
+    2 n_iter + 2 passes of 2mn(rank + oversample) flops each. For n_iter = 0 the mean squared Frobenius error
+    is at most 1 + rank/(oversample - 1) times the Eckart–Young optimum; each iteration multiplies the weight of
+    direction j against direction i by (s_j/s_i)².
 
     Parameters
     ----------
@@ -463,7 +463,8 @@ def bbp_covariance(spike: Float[np.ndarray, "..."] | float, ratio: Float[np.ndar
 
     For spike ℓ > √γ: eigenvalue (1 + ℓ)(1 + γ/ℓ), squared overlap (1 - γ/ℓ²)/(1 + γ/ℓ); below, the
     Marchenko–Pastur edge (1 + √γ)² and 0.
-    Source: Baik and Silverstein, J. Multivar. Anal. 97 (2006); Paul, Stat. Sinica 17 (2007).  Taught in: notebook 01_02.
+    Source: Baik and Silverstein, J. Multivar. Anal. 97 (2006); Paul, Stat. Sinica 17 (2007).
+    Taught in: notebook 01_02.
     """
     gamma = np.asarray(ratio, dtype=float)
     ell = np.maximum(np.asarray(spike, dtype=float), np.sqrt(gamma))

@@ -77,10 +77,11 @@ def savefig(fig: Figure, name: str, *, alt: str) -> None:
     for fmt, data in content.items():
         _write_atomically(figures_folder() / f"{name}.{fmt}", data)
     if (ipython := sys.modules.get("IPython")) is not None and ipython.get_ipython() is not None:
+        width = round(82 * fig.get_figwidth())  # 7.2 in fill the text width of a printed or web page
         ipython.display.display(
             {"image/png": _thumbnail(content["png"]), "text/plain": f"Figure {name}: {alt}"},
             raw=True,
-            metadata={"image/png": {"alt": alt, "figure": name}},
+            metadata={"image/png": {"alt": alt, "figure": name, "width": width}},
         )
     plt.close(fig)
 
@@ -128,10 +129,10 @@ def image_row(axes: Iterable[Axes], images: np.ndarray, titles: Sequence[str], *
 
 def show_source(kernel: Callable | type) -> None:
     """Show the source code of a kernel in the notebook, without its docstring: the algorithm is the lesson."""
-    from IPython.display import Markdown, display
+    from IPython.display import Code, display
 
     source = inspect.getsource(kernel).rstrip()
     doc = re.search(r'\n\s+r?"""(?s:.*?)"""', source)
     if doc:
         source = source[: doc.start()] + source[doc.end() :]
-    display(Markdown(f"```python\n{source}\n```"))
+    display(Code(source, language="python"))

@@ -122,4 +122,4 @@ def test_show_source_leaves_the_docstring_out(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     plotting.show_source(kernel)
-    assert shown[0].data == "```python\ndef kernel(x):\n    # why\n    return x + 1\n```"
+    assert shown[0].data == "def kernel(x):\n    # why\n    return x + 1"
