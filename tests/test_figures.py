@@ -20,7 +20,7 @@ NAMES = [
     for name in catalog.figures(notebook)
 ]
 # RMS difference in grey levels of 0..255: fonts and line caps move a little between builds, a changed curve much more
-TOLERANCE = 4.0
+TOLERANCE = 2.0
 
 
 @pytest.fixture(scope="session")
