@@ -7,9 +7,20 @@ import pytest
 from coursekit.course import catalog, runner
 from coursekit.course.errors import CourseError
 
+PIECES = """
+```{code-cell} ipython3
+import time
+
+print("one", flush=True)
+time.sleep(0.5)
+print("two")
+```
+"""
+
 
 def break_claim(entry):
-    entry.source.write_text(entry.source.read_text().replace("equals=2", "equals=3"))
+    """The figure is drawn differently, and then the claim fails."""
+    entry.source.write_text(entry.source.read_text().replace("slope = 2.0", "slope = 3.0"))
 
 
 def snapshot(root):
@@ -24,6 +35,14 @@ def test_writes_notebook_figure_and_index(done):
     assert catalog.figures(notebook) == {"01_first/line": "A straight line from the origin upwards."}
     assert (done.root / "figs/01_first/line.png").is_file()
     assert "papermill" not in json.dumps(notebook)
+
+
+def test_text_printed_in_pieces_is_one_output(done):
+    entry = done.find("01_01")
+    entry.source.write_text(entry.source.read_text() + PIECES)
+    assert not runner.run(done, [entry])[0].error
+    last = nbformat.read(entry.executed, as_version=4).cells[-1]
+    assert [output.text for output in last.outputs] == ["one\ntwo\n"]
 
 
 def test_running_again_changes_no_byte(done):
