@@ -41,12 +41,13 @@ test-notebooks: $(VENV)/installed  ## re-execute every notebook and compare its 
 test-package: $(VENV)/installed test-notebooks  ## kernels, course tools, packaging, and the figures just re-rendered
 	@COURSEKIT_RENDERED=build/figs $(BIN)/pytest -n auto --dist loadscope tests
 
-format: $(VENV)/installed  ## apply ruff's formatting, notebooks included
-	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
-	@$(BIN)/jupytext --quiet --to md:myst notebooks/*/*.ipynb
+format: $(VENV)/installed  ## apply ruff's formatting, to the .md of notebooks too (then run the stale ones)
+	@$(BIN)/ruff format --exclude '*.ipynb' . && $(BIN)/ruff check --fix --exclude '*.ipynb' .
+	@for f in notebooks/*.md notebooks/*/*.md; do \
+	  $(BIN)/jupytext --quiet --pipe "$(BIN)/ruff format --stdin-filename notebooks/cell.py -" $$f || exit 1; done
 
 lab: $(VENV)/installed  ## open JupyterLab
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 figs: $(VENV)/installed  ## regenerate the figures of NB (default: all), with FORMAT=pdf or svg also for print
 	@$(BIN)/coursekit run --force $(NB) --format $(FORMAT)
@@ -59,10 +60,10 @@ constraints:  ## pin the newest versions that pyproject.toml admits
 	@build/pins/bin/python -m pip install -q --no-build-isolation -e ".[course,dev]"
 	@sed -n '/^#/p' constraints.txt > build/constraints.txt
 	@build/pins/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' >> build/constraints.txt
-	@sed -n '/sys_platform/p' constraints.txt >> build/constraints.txt && mv build/constraints.txt constraints.txt
+	@sed -n '/ ; /p' constraints.txt >> build/constraints.txt && mv build/constraints.txt constraints.txt
 
 clean:  ## remove what make made (.venv included), keep notebooks and figures
 	@rm -rf $(VENV) build out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
+	@awk -F':.*## *' '/^[a-z-]+:.*##/ { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -12,6 +12,8 @@ class ConvergenceWarning(UserWarning):
 def as_array(name: str, value: Any, *, ndim: int | tuple[int, ...], shape: tuple[int | None, ...] | None = None):
     """Return `value` as a finite, non-empty float64 array of the expected dimension and shape, or raise ValueError."""
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("complex")  # the conversion would drop the imaginary part with no more than a warning
         array = np.asarray(value, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of real numbers, got {type(value).__name__}") from error

@@ -51,8 +51,13 @@ def claim(
     if len(kinds) != 1:
         raise ValueError(f"claim needs exactly one of equals, below, above, between; got {kinds or 'none'}")
     kind = kinds[0]
-    low = {"equals": equals, "below": -np.inf, "above": above}.get(kind, between and between[0])
-    high = {"equals": equals, "below": below, "above": np.inf}.get(kind, between and between[1])
+    if between is not None and len(between) != 2:
+        raise ValueError(f"between must be a pair of bounds, got {between}")
+    low, high = (-np.inf, np.inf) if between is None else between
+    low = {"equals": equals, "above": above}.get(kind, low)
+    high = {"equals": equals, "below": below}.get(kind, high)
+    if any(np.iscomplexobj(number) for number in (measured, low, high)):
+        raise ValueError("claims are about real numbers; take the real part or the modulus of a complex one")
     value, low, high = np.broadcast_arrays(*(np.asarray(a, dtype=float) for a in (measured, low, high)))
     error = np.zeros(()) if se is None else np.asarray(se, dtype=float)
     if rtol < 0 or atol < 0 or (error < 0).any():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
-from urllib.error import URLError
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -100,7 +99,7 @@ def _torchvision_digits(folder: Path) -> Digits:
                     mirror + filename, root=folder, filename=filename, md5=md5
                 )  # returns at once if it is there
                 break
-            except (RuntimeError, URLError, OSError) as error:
+            except (RuntimeError, OSError) as error:  # URLError is an OSError
                 errors.append(f"{mirror}: {error}")
         else:
             raise DataError(

@@ -399,12 +399,13 @@ def woodbury_inverse(
     k = U.shape[1]
     C = as_array("C", C, ndim=2, shape=(k, k))
     V = as_array("V", V, ndim=2, shape=(k, n))
-    A_inv_U, C_V_A_inv = A_inv @ U, C @ (V @ A_inv)
+    A_inv_U, C_V = A_inv @ U, C @ V
+    C_V_A_inv = C_V @ A_inv
     change = C_V_A_inv @ U
     capacitance = np.eye(k) + change
     # det(A + UCV) = det A · det(capacitance): singular together. Rounding leaves a zero of the size of what cancelled
     smallest = np.linalg.svd(capacitance, compute_uv=False)[-1]
-    if smallest <= k * EPS * (1 + np.linalg.norm(change, 2)):
+    if smallest <= n * EPS * (1 + np.linalg.norm(C_V) * np.linalg.norm(A_inv_U)):
         raise ValueError("A + U C V is singular to working precision: I + C V A_inv U has no inverse")
     return A_inv - A_inv_U @ np.linalg.solve(capacitance, C_V_A_inv)
 
@@ -419,7 +420,7 @@ def goe(n: int, size: int | tuple[int, ...] = (), *, rng: Seed = None) -> Float[
     Source: Miyamoto §1.1.3.  Taught in: notebook 01_02.
     """
     n = as_integer("n", n, low=1)
-    size = (size,) if isinstance(size, int) else tuple(size)
+    size = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
     G = np.random.default_rng(rng).standard_normal((*size, n, n))
     return (G + G.swapaxes(-1, -2)) / np.sqrt(2)
 
@@ -467,6 +468,8 @@ def bbp_covariance(spike: Float[np.ndarray, "..."] | float, ratio: Float[np.ndar
     Taught in: notebook 01_02.
     """
     gamma = np.asarray(ratio, dtype=float)
+    if not (gamma > 0).all() or np.isnan(spike).any():
+        raise ValueError(f"ratio must be positive and spike a number, got ratio={ratio}, spike={spike}")
     ell = np.maximum(np.asarray(spike, dtype=float), np.sqrt(gamma))
     return Spike((1 + ell) * (1 + gamma / ell), (1 - gamma / ell**2) / (1 + gamma / ell))
 
@@ -516,7 +519,7 @@ def conv_matrix(k: Float[np.ndarray, " m"], n: int) -> Float[np.ndarray, "{n}-m+
 def correlate2d(
     x: Float[np.ndarray, "*batch h w"], k: Float[np.ndarray, "p q"]
 ) -> Float[np.ndarray, "*batch h-p+1 w-q+1"]:
-    """Valid cross-correlation y_ij = Σ_ab k_ab x_{i+a, j+b} of images with one kernel, over any leading axes.
+    """Valid cross-correlation y_ij = Σ_ab k_ab x_{i+a, j+b} of images with one kernel, over up to two leading axes.
 
     Raises ValueError if the kernel is larger than the image.
     Source: Chertkov example 1.1.1.

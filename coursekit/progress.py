@@ -17,6 +17,9 @@ def track(iterable: Iterable[T], description: str = "", total: int | None = None
 
     A bar in a saved output would differ at every run and say nothing to a reader.
     """
-    from tqdm.auto import tqdm
+    if unattended():
+        yield from iterable
+        return
+    from tqdm import tqdm
 
-    yield from tqdm(iterable, desc=description, total=total, leave=False, disable=unattended())
+    yield from tqdm(iterable, desc=description, total=total, leave=False)

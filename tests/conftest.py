@@ -1,5 +1,10 @@
 import jaxtyping
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no deadline on a loaded machine
+settings.register_profile("coursekit", deadline=None, derandomize=True)
+settings.load_profile("coursekit")
 
 
 @pytest.fixture

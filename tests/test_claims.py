@@ -78,11 +78,20 @@ def test_long_arrays_show_their_extremes(capsys):
     assert capsys.readouterr().out == "✓ bounded: measured at most 8 (9 values); bound ≤ 1 … 9\n"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    "arguments", [{}, {"equals": 1, "below": 2}, {"equals": 1, "rtol": -1}, {"equals": 1, "se": -1}]
+    "arguments",
+    [
+        {},
+        {"equals": 1, "below": 2},
+        {"equals": 1, "rtol": -1},
+        {"equals": 1, "se": -1},
+        {"between": (1, 2, 3)},
+        {"equals": 1 + 5j},
+    ],
 )
 def test_malformed_claims(arguments):
-    with pytest.raises(ValueError, match=r"exactly one|negative"):
+    with pytest.raises(ValueError, match=r"exactly one|negative|pair|real numbers"):
         claim("statement", 1, **arguments)
 
 

@@ -86,6 +86,7 @@ class TestSVD:
             ({"A": np.zeros((0, 3))}, "A must not be empty"),
             ({"A": np.zeros(3)}, r"A must have 2 dimension\(s\), got an array of shape \(3,\)"),
             ({"A": "text"}, "A must be an array of real numbers"),
+            ({"A": np.eye(2) * 1j}, "A must be an array of real numbers"),
             ({"A": np.eye(3), "rank": 0}, "rank must be between 1 and 3, got 0"),
             ({"A": np.eye(3), "rank": 4}, "rank must be between 1 and 3, got 4"),
             ({"A": np.eye(3), "rank": 1.5}, "rank must be an integer, got 1.5"),
@@ -363,6 +364,11 @@ class TestWoodbury:
             linalg.woodbury_inverse(np.eye(3), -e, np.eye(1), e.T)
         with pytest.raises(ValueError, match="singular to working precision"):
             linalg.woodbury_inverse(np.eye(3) / 7, -e / 3, np.array([[21.0]]), e.T)  # 7 - 7, not exact in binary
+        for seed in range(30):  # C = -(V A^-1 U)^-1 makes the sum singular, up to the rounding of C
+            A, U, V = gaussian(seed, 20, 20), gaussian(seed + 100, 20, 3), gaussian(seed + 200, 3, 20)
+            A_inv = np.linalg.inv(A)
+            with pytest.raises(ValueError, match="singular to working precision"):
+                linalg.woodbury_inverse(A_inv, U, -np.linalg.inv(V @ A_inv @ U), V)
         with pytest.raises(ValueError, match=r"A_inv must have shape \(3, 3\), got \(3, 2\)"):
             linalg.woodbury_inverse(np.ones((3, 2)), e, np.eye(1), e.T)
         with pytest.raises(ValueError, match=r"C must have shape \(1, 1\), got \(2, 2\)"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import papermill
 import pytest
 
 from coursekit.course import catalog
@@ -108,3 +109,13 @@ def test_nbval_overlooks_measured_numbers_only():
     )
     for old, new in (("overlap", "overlaps"), ("0.7063", "0.7064"), ("≤ 4", "≤ 5"), ("bound", "range")):
         assert sanitised(stored) != sanitised(stored.replace(old, new))
+
+
+def test_template_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSEKIT_FIGS", str(tmp_path))
+    notebook = jupytext.read(TEMPLATE, fmt="md:myst")
+    nbformat.write(notebook, tmp_path / "template.ipynb")
+    papermill.execute_notebook(
+        tmp_path / "template.ipynb", None, parameters={"n_samples": 500}, kernel_name="python3", progress_bar=False
+    )
+    assert (tmp_path / "00_template" / "means.png").is_file()

@@ -1,7 +1,7 @@
 """The package as users get it: import cost, laziness, dependencies, the wheel, the README."""
 
+import ast
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -17,7 +17,7 @@ from coursekit.course import catalog
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # names on conda-forge that differ from those on the Python index
-CONDA_NAMES = {"torch": "pytorch-cpu", "build": "python-build"}
+CONDA_NAMES = {"torch": "pytorch-cpu"}
 
 
 def python(code, **environment):
@@ -43,13 +43,21 @@ def test_import_is_lazy():
     assert not set(python(code.format("ck.data.mnist")).split()) & {"torch", "matplotlib"}
 
 
-def test_kernels_import_no_service():
-    # DESIGN: inside coursekit a kernel module imports _validation, random and earlier kernels only
-    services = {"plotting", "data", "claims", "course", "progress"}
-    for module in ("linalg", "random"):
-        text = (ROOT / "coursekit" / f"{module}.py").read_text(encoding="utf-8")
-        imported = set(re.findall(r"^(?:from|import) coursekit\.?(\w*)", text, re.M))
-        assert not imported & services
+SERVICES = {"plotting", "data", "claims", "course", "progress"}
+KERNELS = sorted(path for path in (ROOT / "coursekit").glob("*.py") if path.stem not in {"__init__", *SERVICES})
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_kernels_import_no_service_and_no_matplotlib(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = "coursekit" if node.level else node.module
+            imported |= {package, *(f"{package}.{alias.name}" for alias in node.names)}
+    assert not imported & {f"coursekit.{service}" for service in SERVICES}
+    assert not any(name.split(".")[0] in {"matplotlib", "IPython"} for name in imported)
 
 
 def test_conda_environment_names_the_same_packages_and_ranges():

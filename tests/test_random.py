@@ -14,7 +14,6 @@ def test_streams_are_reproducible_and_distinct():
 
 
 def test_the_stream_of_a_label_never_changes():
-    # crc32("spiked") = 0x9b8b2c6e does not depend on the process, unlike hash("spiked")
     import zlib
 
     expected = np.random.default_rng([7, zlib.crc32(b"spiked")]).random(3)

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import importlib.util
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +30,15 @@ class Entry:
     covers: str
     prerequisites: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        texts = {"id": self.id, "title": self.title, "file": self.file, "covers": self.covers}
+        for name, value in texts.items():
+            if not isinstance(value, str):
+                raise TypeError(f"{name} must be a text in quotes, got {value!r}")
+        for name, rows in {"sources": self.sources, "prerequisites": self.prerequisites}.items():
+            if not isinstance(rows, list):
+                raise TypeError(f"{name} of {self.id} must be a list, got {rows!r}")
+
     @property
     def source(self) -> Path:
         """The MyST Markdown text, which people edit."""
@@ -54,7 +62,7 @@ class Course:
         try:
             rows = yaml.safe_load(table.read_text(encoding="utf-8"))["notebooks"]
             return [Entry(root=self.root, **row) for row in rows]
-        except (yaml.YAMLError, TypeError, KeyError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
             raise CourseError(f"{table} is not a valid table of contents: {error}") from error
 
     def find(self, notebook_id: str) -> Entry:
@@ -88,15 +96,25 @@ def source_hash(notebook: nbformat.NotebookNode) -> str:
     return digest.hexdigest()[:16]
 
 
-def module_hash(name: str) -> str | None:
-    """Hash of a coursekit module's file (its line endings normalised), None if there is no such module."""
+def file_hash(path: Path) -> str | None:
+    """Hash of a file, None if it is not there."""
     try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
         return None
-    return hashlib.sha256(Path(spec.origin).read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+
+
+def module_hashes() -> dict[str, str]:
+    """Hashes of all files of the package by dotted name, the style sheet included; line endings normalised."""
+    package = Path(__file__).resolve().parents[1]
+    hashes = {}
+    for path in (*package.rglob("*.py"), *package.rglob("*.mplstyle")):
+        parts = ["coursekit", *path.relative_to(package).with_suffix("").parts]
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts) + (
+            "" if path.suffix == ".py" else path.suffix
+        )
+        hashes[name] = hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
+    return hashes
 
 
 def read_source(entry: Entry) -> nbformat.NotebookNode:
@@ -129,20 +147,22 @@ def figures(notebook: nbformat.NotebookNode) -> dict[str, str]:
 def staleness(entry: Entry) -> list[str]:
     """Why the executed notebook is out of date, in words; empty if it is up to date."""
     executed = read_executed(entry)
-    record = executed.metadata.get("coursekit") if executed is not None else None
-    if executed is None or record is None:
+    record = executed.metadata.get("coursekit", {}) if executed is not None else {}
+    if executed is None or not {"source", "modules", "figures"} <= set(record):
         return ["not executed"]
     reasons = []
     if record["source"] != source_hash(read_source(entry)):
         reasons.append("its text changed")
     elif record["source"] != source_hash(executed):
         reasons.append("the .ipynb was edited")
-    changed = [name for name, value in record["modules"].items() if module_hash(name) != value]
+    now = module_hashes()
+    changed = [name for name, value in record["modules"].items() if now.get(name) != value]
     if changed:
         reasons.append(f"{', '.join(changed)} changed")
-    missing = [name for name in figures(executed) if not (entry.root / "figs" / f"{name}.png").is_file()]
-    if missing:
-        reasons.append(f"{', '.join(missing)}.png missing from figs")
+    folder = entry.root / "figs"
+    lost = [name for name, value in record["figures"].items() if file_hash(folder / f"{name}.png") != value]
+    if lost:
+        reasons.append(f"{', '.join(lost)} missing from figs or overwritten")
     return reasons
 
 
@@ -171,14 +191,25 @@ def figure_index(course: Course) -> str:
     return "\n".join(lines)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; leave it untouched if nothing changes."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_index(course: Course) -> None:
+    """Bring figs/INDEX.md up to date."""
+    write_atomically(course.root / "figs" / "INDEX.md", figure_index(course).encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; leave it untouched if nothing changes."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        if path.is_file() and path.read_bytes() == content:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise CourseError(
+            f"cannot write {path.name} in {path.parent} ({error.strerror}): make it a writable folder, "
+            "or give --output-dir"
+        ) from error

@@ -32,6 +32,8 @@ class _Group(click.Group):
 @click.version_option(package_name=doctor.DISTRIBUTION)
 def main() -> None:
     """Run and check the notebooks of the course."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console that lacks ✓ shows ?
 
 
 @main.command("list")
@@ -68,6 +70,7 @@ def run(ids, given, output_dir, figure_format, force, jobs) -> None:
     if not ids:
         entries = [entry for entry in course.entries if force or catalog.staleness(entry)]
     if not entries:
+        catalog.write_index(course)
         console.print(f"Nothing is stale: {len(course.entries)} notebook(s) up to date.")
         return
     parameters = runner.parse_parameters(entries[0], given) if given else {}

@@ -85,7 +85,7 @@ def kernel() -> Check:
     except NoSuchKernel:
         return Check("kernel", False, "no Jupyter kernel named python3", fix)
     # a bare "python" is replaced by the running interpreter when the kernel starts
-    same = command in ("python", "python3") or Path(command).resolve() == Path(sys.executable).resolve()
+    same = command in ("python", "python3") or Path(command).absolute() == Path(sys.executable).absolute()
     return Check("kernel", same, f"python3 runs {'this Python' if same else command}", fix)
 
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -58,7 +58,7 @@ def parse_parameters(entry: Entry, given: Sequence[tuple[str, str]]) -> dict[str
     for name, text in given:
         if name not in defaults:
             raise CourseError(f"notebook {entry.id} has no parameter {name!r}; it has {', '.join(defaults)}")
-        values[name] = _literal(text)
+        values[name] = text if isinstance(defaults[name], str) else _literal(text)
         if isinstance(values[name], str) and not isinstance(defaults[name], str):
             raise CourseError(f"parameter {name} of notebook {entry.id} is like {defaults[name]!r}, got {text!r}")
     return values
@@ -88,14 +88,17 @@ def run(
     `report` is called as each notebook ends.
     """
     target = course.root if output_dir is None else output_dir.resolve()
+    if output_dir is not None and target == course.root.resolve():
+        raise CourseError(
+            "--output-dir must not be the checkout itself; without it results replace those of the checkout"
+        )
     outcomes = {}
-    with _exclusive(target), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with _exclusive(target), ThreadPoolExecutor(jobs) as pool:
         pending = {
-            pool.submit(_execute, entry, target, parameters or {}, figure_format, output_dir is None): entry.id
+            pool.submit(_isolated, entry, target, parameters or {}, figure_format, output_dir is None): entry.id
             for entry in entries
         }
         for future in as_completed(pending):
-            # a worker that dies of anything (a killed kernel, lack of memory) must not take the other notebooks along
             if (error := future.exception()) is not None:
                 outcome = Outcome(pending[future], 0.0, error=f"{type(error).__name__}: {error}")
             else:
@@ -103,7 +106,7 @@ def run(
             outcomes[outcome.id] = outcome
             report(outcome)
         if output_dir is None:
-            catalog.write_atomically(course.root / "figs" / "INDEX.md", catalog.figure_index(course))
+            catalog.write_index(course)
     return [outcomes[entry.id] for entry in entries]
 
 
@@ -126,9 +129,16 @@ def _exclusive(target: Path) -> Iterator[None]:
         lock.release()
 
 
+def _isolated(*arguments: Any) -> Outcome:
+    """`_execute` in a process of its own: one that dies, of lack of memory say, takes no other notebook along."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_execute, *arguments).result()
+
+
 def _execute(entry: Entry, target: Path, parameters: dict, figure_format: str, record: bool) -> Outcome:
     """Run one notebook in this (worker) process and put its results in place."""
     start = time.perf_counter()
+    hashes = catalog.module_hashes()  # before the run: a change while it runs makes the result stale
     try:
         notebook = catalog.read_source(entry)
         source = catalog.source_hash(notebook)
@@ -137,12 +147,15 @@ def _execute(entry: Entry, target: Path, parameters: dict, figure_format: str, r
         with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
             os.environ.update(KERNEL_ENVIRONMENT, COURSEKIT_FIGS=scratch, COURSEKIT_FORMAT=figure_format)
             executed = _papermill(entry, notebook, parameters)
-            modules = executed.cells.pop().outputs[0].text.split()
+            used = executed.cells.pop().outputs[0].text.split()
+            if "coursekit.plotting" in used:
+                used.append("coursekit.course.mplstyle")
             _tidy(executed)
             if record:
                 executed.metadata["coursekit"] = {
                     "source": source,
-                    "modules": {name: catalog.module_hash(name) for name in modules},
+                    "modules": {name: hashes[name] for name in used},
+                    "figures": {n: catalog.file_hash(Path(scratch) / f"{n}.png") for n in catalog.figures(executed)},
                 }
             _publish(entry, executed, Path(scratch), target)
     except (CourseError, OSError) as error:
@@ -181,9 +194,11 @@ def _refuse_unsaved_edits(entry: Entry, source: str) -> None:
     edited = catalog.source_hash(executed) if executed is not None else source
     record = executed.metadata.get("coursekit", {}).get("source") if executed is not None else None
     if edited not in (source, record):
+        names = f"{entry.executed.name} has edits that {entry.source.name} lacks"
+        if record == source:
+            raise CourseError(f"{names}: keep them with `jupytext --to md:myst {entry.executed}`, or delete the .ipynb")
         raise CourseError(
-            f"{entry.executed.name} has edits that {entry.source.name} lacks: "
-            f"keep them with `jupytext --to md:myst {entry.executed}`, or delete the .ipynb"
+            f"{names}, and both were edited since the last run: merge them by hand, then delete the .ipynb"
         )
 
 
@@ -207,13 +222,9 @@ def _tidy(notebook: nbformat.NotebookNode) -> None:
 def _publish(entry: Entry, executed: nbformat.NotebookNode, figures: Path, target: Path) -> None:
     """Move figures, then the notebook, to their places; each file appears whole."""
     for figure in sorted(figures.rglob("*.*")):
-        place = target / "figs" / figure.relative_to(figures)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.{os.getpid()}")
-        draft.write_bytes(figure.read_bytes())  # the scratch folder may lie on another file system
-        draft.replace(place)
-    place = target / "notebooks" / f"{entry.file}.ipynb"
-    catalog.write_atomically(place, nbformat.writes(executed) + "\n")
+        catalog.write_atomically(target / "figs" / figure.relative_to(figures), figure.read_bytes())
+    text = nbformat.writes(executed) + "\n"
+    catalog.write_atomically(target / "notebooks" / f"{entry.file}.ipynb", text.encode())
 
 
 def _first_line(source: str) -> str:

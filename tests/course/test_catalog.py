@@ -5,6 +5,10 @@ from coursekit.course import catalog
 from coursekit.course.catalog import Course
 from coursekit.course.errors import CourseError
 
+TABLE = """notebooks:
+  - {id: "01_01", title: A line, file: 01_first/01_line, minutes: 5, sources: [nowhere], covers: none}
+"""
+
 
 def test_find(course):
     assert course.find("01_02").title == "Another"
@@ -16,7 +20,18 @@ def test_unknown_id(course, wrong, hint):
         course.find(wrong)
 
 
-@pytest.mark.parametrize("text", ["", "notebooks: 3", "notebooks: [{id: a}]", "a: [", "notebooks:\n- {nonsense: 1}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "notebooks: 3",
+        "notebooks: [{id: a}]",
+        "a: [",
+        "notebooks:\n- {nonsense: 1}",
+        TABLE.replace('"01_01"', "01_01"),
+        TABLE.replace("[nowhere]", "nowhere"),
+    ],
+)
 def test_malformed_table(course, text):
     (course.root / "notebooks" / "course.yml").write_text(text)
     with pytest.raises(CourseError, match="not a valid table of contents"):
@@ -64,20 +79,31 @@ def test_change_of_a_module_it_uses(done, monkeypatch):
     entry = done.find("01_01")
     modules = catalog.read_executed(entry).metadata["coursekit"]["modules"]
     assert {"coursekit", "coursekit.claims", "coursekit.plotting"} <= set(modules)
-    assert "coursekit.linalg" not in modules and not any("course." in name for name in modules)
-    original = catalog.module_hash
-    monkeypatch.setattr(catalog, "module_hash", lambda name: "0" if name.endswith("claims") else original(name))
+    assert "coursekit.course.mplstyle" in modules and "coursekit.linalg" not in modules
+    changed = catalog.module_hashes() | {"coursekit.claims": "0"}
+    monkeypatch.setattr(catalog, "module_hashes", lambda: changed)
+    assert catalog.staleness(entry) == ["coursekit.claims changed"]
+    del changed["coursekit.claims"]
     assert catalog.staleness(entry) == ["coursekit.claims changed"]
 
 
-def test_a_module_that_is_gone_counts_as_changed():
-    assert catalog.module_hash("coursekit.nothing") is None
-    assert catalog.module_hash("coursekit.nothing.deeper") is None
+def test_module_hashes_cover_the_package():
+    hashes = catalog.module_hashes()
+    assert {"coursekit", "coursekit.linalg", "coursekit.course", "coursekit.course.cli"} <= set(hashes)
 
 
-def test_missing_figure(done):
-    (done.root / "figs" / "01_first" / "line.png").unlink()
-    assert catalog.staleness(done.find("01_01")) == ["01_first/line.png missing from figs"]
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
+def test_missing_or_overwritten_figure(done, spoil):
+    spoil(done.root / "figs" / "01_first" / "line.png")
+    assert catalog.staleness(done.find("01_01")) == ["01_first/line missing from figs or overwritten"]
+
+
+def test_malformed_record_counts_as_not_executed(done):
+    entry = done.find("01_01")
+    notebook = nbformat.read(entry.executed, as_version=4)
+    notebook.metadata["coursekit"] = {}
+    nbformat.write(notebook, entry.executed)
+    assert catalog.staleness(entry) == ["not executed"]
 
 
 def test_generated_pages(done):
@@ -88,8 +114,8 @@ def test_generated_pages(done):
 
 def test_write_atomically_leaves_equal_files_alone(tmp_path):
     path = tmp_path / "page.md"
-    catalog.write_atomically(path, "text\n")
+    catalog.write_atomically(path, b"text\n")
     before = path.stat().st_mtime_ns
-    catalog.write_atomically(path, "text\n")
+    catalog.write_atomically(path, b"text\n")
     assert path.stat().st_mtime_ns == before
     assert list(tmp_path.iterdir()) == [path]

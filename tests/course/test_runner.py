@@ -99,6 +99,28 @@ def test_an_edited_ipynb_is_not_overwritten(done):
     assert entry.executed.read_bytes() == before
 
 
+def test_both_edited_is_said_so(done):
+    entry = done.find("01_01")
+    notebook = nbformat.read(entry.executed, as_version=4)
+    notebook.cells[0].source += " edited"
+    nbformat.write(notebook, entry.executed)
+    entry.source.write_text(entry.source.read_text() + "\nEdited too.\n")
+    assert "both were edited since the last run" in runner.run(done, [entry])[0].error
+
+
+def test_a_damaged_ipynb_is_made_anew(done):
+    entry = done.find("01_01")
+    before = entry.executed.read_bytes()
+    entry.executed.write_bytes(b"\xff\xfe{")
+    assert not runner.run(done, [entry])[0].error
+    assert entry.executed.read_bytes() == before
+
+
+def test_output_dir_is_not_the_checkout(done):
+    with pytest.raises(CourseError, match="must not be the checkout itself"):
+        runner.run(done, [done.find("01_01")], output_dir=done.root, parameters={"seed": 5})
+
+
 def test_second_run_at_the_same_time(done):
     with (
         filelock.FileLock(done.root / ".coursekit.lock"),
@@ -119,14 +141,14 @@ def test_unwritable_figures(done):
     figure.unlink()
     figure.parent.rmdir()
     figure.parent.write_text("a file where a folder should be")
-    assert "01_first" in runner.run(done, [done.find("01_01")])[0].error
+    assert "cannot write line.png in" in runner.run(done, [done.find("01_01")])[0].error
     assert done.find("01_01").executed.read_bytes() == notebook
 
 
 def test_parameters_are_parsed_and_checked(course):
     entry = course.find("01_01")
-    given = [("seed", "3"), ("slope", "1e-3"), ("label", "y")]
-    assert runner.parse_parameters(entry, given) == {"seed": 3, "slope": 1e-3, "label": "y"}
+    given = [("seed", "3"), ("slope", "1e-3"), ("label", "5")]
+    assert runner.parse_parameters(entry, given) == {"seed": 3, "slope": 1e-3, "label": "5"}
     with pytest.raises(CourseError, match="no parameter 'speed'; it has seed, slope, label"):
         runner.parse_parameters(entry, [("speed", "3")])
     with pytest.raises(CourseError, match="parameter slope of notebook 01_01 is like 2.0, got 'steep'"):
