@@ -171,10 +171,10 @@ def staleness(entry: Entry) -> list[str]:
 
 def readme_table(course: Course) -> str:
     """The README's table of notebooks, in Markdown."""
-    rows = ["| id | notebook | minutes | sources |", "|---|---|---|---|"]
+    rows = ["| id | notebook | minutes | prerequisites | sources |", "|---|---|---|---|---|"]
     for e in course.entries:
         link = f"[{e.title}](notebooks/{e.file}.ipynb)"
-        rows.append(f"| {e.id} | {link} | {e.minutes} | {'; '.join(e.sources)} |")
+        rows.append(f"| {e.id} | {link} | {e.minutes} | {', '.join(e.prerequisites)} | {'; '.join(e.sources)} |")
     return "\n".join(rows)
 
 

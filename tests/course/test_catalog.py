@@ -107,7 +107,7 @@ def test_malformed_record_counts_as_not_executed(done):
 
 
 def test_generated_pages(done):
-    assert "| 01_02 | [Another](notebooks/01_first/02_other.ipynb) | 5 | nowhere |" in catalog.readme_table(done)
+    assert "| 01_02 | [Another](notebooks/01_first/02_other.ipynb) | 5 |  | nowhere |" in catalog.readme_table(done)
     index = (done.root / "figs" / "INDEX.md").read_text()
     assert "![A straight line from the origin upwards.](01_first/line.png)" in index
 
