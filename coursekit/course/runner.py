@@ -169,9 +169,8 @@ def _execute(entry: Entry, target: Path, parameters: dict, figure_format: str, r
 
 
 def _papermill(entry: Entry, notebook: nbformat.NotebookNode, parameters: dict) -> nbformat.NotebookNode:
-    notebook.cells.append(
-        nbformat.v4.new_code_cell(_MODULES_CELL)
-    )  # which modules the result depends on; removed again
+    # which modules the result depends on; the caller takes the cell out again
+    notebook.cells.append(nbformat.v4.new_code_cell(_MODULES_CELL))
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
         source = Path(scratch) / "notebook.ipynb"
