@@ -1,10 +1,14 @@
+from . import autodiff as autodiff
 from . import claims as claims
 from . import course as course
 from . import data as data
 from . import linalg as linalg
+from . import optim as optim
 from . import plotting as plotting
 from . import progress as progress
 from . import random as random
+from . import regression as regression
+from . import shallow as shallow
 from ._validation import ConvergenceWarning as ConvergenceWarning
 from .claims import ClaimError as ClaimError
 from .claims import claim as claim

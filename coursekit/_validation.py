@@ -1,5 +1,6 @@
 """Argument checks shared by the kernels: every message names the argument, what came and what was expected."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ class ConvergenceWarning(UserWarning):
     """An iteration stopped at its step limit; the message gives the residual that was reached."""
 
 
-def as_array(name: str, value: Any, *, ndim: int | tuple[int, ...], shape: tuple[int | None, ...] | None = None):
+def as_array(name: str, value: Any, *, ndim: int | Collection[int], shape: tuple[int | None, ...] | None = None):
     """Return `value` as a finite, non-empty float64 array of the expected dimension and shape, or raise ValueError."""
     try:
         if np.iscomplexobj(value):

@@ -44,10 +44,15 @@ def test_import_is_lazy():
 
 
 SERVICES = {"plotting", "data", "claims", "course", "progress"}
-KERNELS = sorted(path for path in (ROOT / "coursekit").glob("*.py") if path.stem not in {"__init__", *SERVICES})
+PACKAGE = ROOT / "coursekit"
+KERNELS = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path.relative_to(PACKAGE).with_suffix("").parts[0] not in {"__init__", *SERVICES}
+)
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_kernels_import_no_service_and_no_matplotlib(path):
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

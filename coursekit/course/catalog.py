@@ -3,9 +3,11 @@
 import difflib
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import jupytext
@@ -73,6 +75,15 @@ class Course:
         close = difflib.get_close_matches(notebook_id, by_id, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"the course has {', '.join(by_id)}"
         raise CourseError(f"there is no notebook {notebook_id!r}; {hint} (`coursekit list` shows all)")
+
+    def select(self, notebook_ids: Iterable[str]) -> list[Entry]:
+        """The notebooks of these ids, each once and followed by its later parts: 03_03 brings 03_03b with it."""
+        selected = {}
+        for notebook_id in notebook_ids:
+            parts = [entry for entry in self.entries if entry.id.rstrip(ascii_lowercase) == notebook_id]
+            for entry in (self.find(notebook_id), *parts):
+                selected[entry.id] = entry
+        return list(selected.values())
 
 
 def open_course(start: Path | None = None) -> Course:

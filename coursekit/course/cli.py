@@ -60,13 +60,14 @@ def list_notebooks(markdown: bool) -> None:
 def run(ids, given, output_dir, figure_format, force, jobs) -> None:
     """Execute notebooks and regenerate their figures.
 
-    With IDs, those; without, all that are stale. Runs with other parameters never replace the notebooks of the
-    checkout: they go to --output-dir (default: out/ in the checkout, which git ignores).
+    With IDs, those and their later parts (03_03 brings 03_03b with it); without, all that are stale. Runs with other
+    parameters never replace the notebooks of the checkout: they go to --output-dir (default: out/ in the checkout,
+    which git ignores).
     """
     course = catalog.open_course()
     if given and len(ids) != 1:
         raise click.UsageError("-p needs exactly one notebook ID")
-    entries = [course.find(notebook_id) for notebook_id in dict.fromkeys(ids)]
+    entries = course.select(ids)
     if not ids:
         entries = [entry for entry in course.entries if force or catalog.staleness(entry)]
     if not entries:
@@ -74,6 +75,8 @@ def run(ids, given, output_dir, figure_format, force, jobs) -> None:
         console.print(f"Nothing is stale: {len(course.entries)} notebook(s) up to date.")
         return
     parameters = runner.parse_parameters(entries[0], given) if given else {}
+    # a later part without a parameter of that name is not concerned
+    entries = [entry for entry in entries if not parameters.keys() - runner.default_parameters(entry).keys()]
     if parameters and output_dir is None:
         output_dir = course.root / "out"
     console.print(f"Running {', '.join(entry.id for entry in entries)} …")

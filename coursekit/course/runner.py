@@ -43,17 +43,23 @@ class Outcome:
     error: str = ""
 
 
-def parse_parameters(entry: Entry, given: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Parameter overrides as Python values, checked against the notebook's `parameters` cell.
-
-    Raises CourseError for a name that the notebook does not have, or text where it expects a number.
-    """
+def default_parameters(entry: Entry) -> dict[str, Any]:
+    """Names and values in the notebook's `parameters` cell."""
     notebook = catalog.read_source(entry)
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     defaults = {}
     for node in ast.parse("\n".join(cells)).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             defaults[node.targets[0].id] = _literal(ast.unparse(node.value))
+    return defaults
+
+
+def parse_parameters(entry: Entry, given: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Parameter overrides as Python values, checked against the notebook's `parameters` cell.
+
+    Raises CourseError for a name that the notebook does not have, or text where it expects a number.
+    """
+    defaults = default_parameters(entry)
     values = {}
     for name, text in given:
         if name not in defaults:

@@ -10,6 +10,17 @@ TABLE = """notebooks:
 """
 
 
+def test_select_brings_later_parts(course):
+    table = course.root / "notebooks" / "course.yml"
+    rows = [TABLE, *(TABLE.partition("\n")[2].replace("01_01", f"01_{part}") for part in ("01b", "10", "02"))]
+    table.write_text("".join(rows))
+    course = Course(course.root)
+    assert [entry.id for entry in course.select(["01_01"])] == ["01_01", "01_01b"]
+    assert [entry.id for entry in course.select(["01_02", "01_01b", "01_01"])] == ["01_02", "01_01b", "01_01"]
+    with pytest.raises(CourseError, match="no notebook '01_03'"):
+        course.select(["01_03"])
+
+
 def test_find(course):
     assert course.find("01_02").title == "Another"
 

@@ -33,6 +33,15 @@ def test_run_with_parameters_goes_elsewhere(invoke, done):
     assert (done.root / "out" / "notebooks" / "01_first" / "01_line.ipynb").is_file()
 
 
+def test_parameters_reach_the_later_parts_that_have_them(invoke, course):
+    table = course.root / "notebooks" / "course.yml"
+    table.write_text(table.read_text().replace("01_02", "01_01b"))
+    assert "Running 01_01, 01_01b …" in invoke("run", "01_01", "-p", "seed", "4").output
+    other = course.root / "notebooks" / "01_first" / "02_other.md"
+    other.write_text(other.read_text().replace('label = "x"\n', ""))
+    assert "Running 01_01 …" in invoke("run", "01_01", "-p", "label", "y").output
+
+
 def test_failure_has_a_table_and_exit_status_1(invoke, course):
     result = invoke("run", "01_01", "-p", "slope", "3")
     assert result.exit_code == 1
