@@ -27,7 +27,7 @@ class ReluClassifier:
         H.
 
     Raises ValueError if the shapes do not match or a label is neither 0 nor 1.
-    Source: Chertkov §3.3.5 (Example 3.3.1).  Taught in: notebook 03_03b.
+    Source: Chertkov §3.3.5 (Example 3.3.1).  Taught in: notebook 03_03c.
     """
 
     X: Float[np.ndarray, "n d"]
@@ -135,9 +135,9 @@ def decision_boundary(theta: Float[np.ndarray, " p"]) -> Boundary:
     ----------
     theta : (4H + 1,) array, laid out as in `ReluClassifier`
 
-    No two lines may be parallel, no three may meet in a point and f may not vanish where two meet (each has
+    No two lines may be parallel, f may not vanish where two meet (each has
     probability zero); ValueError if a line is not defined (w_h = 0) or the length is not 4H + 1.
-    Source: Chertkov §3.3.5 (Example 3.3.1).  Taught in: notebook 03_03b.
+    Source: Chertkov §3.3.5 (Example 3.3.1).  Taught in: notebook 03_03c.
     """
     theta = as_array("theta", theta, ndim=1)
     H, rest = divmod(len(theta) - 1, 4)
