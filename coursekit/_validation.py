@@ -20,7 +20,7 @@ def as_array(name: str, value: Any, *, ndim: int | Collection[int], shape: tuple
         raise ValueError(f"{name} must be an array of real numbers, got {type(value).__name__}") from error
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if array.ndim not in allowed:
-        expected = " or ".join(str(n) for n in allowed)
+        expected = f"at least {ndim.start}" if isinstance(ndim, range) else " or ".join(str(n) for n in allowed)
         raise ValueError(f"{name} must have {expected} dimension(s), got an array of shape {array.shape}")
     if array.size == 0:
         raise ValueError(f"{name} must not be empty, got an array of shape {array.shape}")

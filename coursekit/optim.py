@@ -36,16 +36,33 @@ def _rate(name: str, value: Rate, *, below: float = np.inf, zero: bool = False) 
     """The hyper-parameter as a function of the step, each of its values checked."""
 
     def checked(rate):
+        try:
+            rate = np.asarray(rate, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be a number, an array or a schedule of numbers, got {rate!r}") from error
         ok = np.isfinite(rate) & (np.greater_equal(rate, 0) if zero else np.greater(rate, 0)) & np.less(rate, below)
         if not np.all(ok):
             least = "at least 0" if zero else "greater than 0"
             raise ValueError(f"{name} must be {least}{f' and below {below:g}' if below < np.inf else ''}, got {rate}")
         return rate
 
-    if callable(value):
-        return lambda k: checked(value(k))
-    rate = checked(np.asarray(value, dtype=float))
-    return lambda k: rate
+    if not callable(value):
+        rate = checked(value)
+        return lambda k: rate
+
+    def scheduled(k):
+        rate = checked(value(k))
+        if rate.ndim:
+            raise ValueError(f"{name} must be one number at each step of a schedule, got shape {rate.shape}")
+        return rate
+
+    return scheduled
+
+
+def _scaled(a: np.ndarray, G: np.ndarray, eps: float) -> np.ndarray:
+    """a/(√G + eps), and 0 where no gradient has been seen yet even for eps = 0."""
+    root = np.sqrt(G) + eps
+    return a / root if eps else np.divide(a, root, out=np.zeros_like(a), where=root > 0)
 
 
 def _shape(*rates: Rate) -> tuple[int, ...]:
@@ -129,7 +146,7 @@ def adagrad(lr: Rate, eps: float = 1e-10) -> Optimizer:
 
     def update(g, state):
         k, G = state[0] + 1, state[1] + g * g
-        return -rate(k) * g / (np.sqrt(G) + eps), (k, G)
+        return -rate(k) * _scaled(g, G, eps), (k, G)
 
     return Optimizer(lambda x: (0, np.zeros_like(x)), update, _shape(lr))
 
@@ -149,7 +166,7 @@ def rmsprop(lr: Rate, beta: Rate = 0.99, eps: float = 1e-8) -> Optimizer:
     def update(g, state):
         k, G = state[0] + 1, state[1]
         G = keep(k) * G + (1 - keep(k)) * g * g
-        return -rate(k) * g / (np.sqrt(G) + eps), (k, G)
+        return -rate(k) * _scaled(g, G, eps), (k, G)
 
     return Optimizer(lambda x: (0, np.zeros_like(x)), update, _shape(lr, beta))
 
@@ -158,7 +175,7 @@ def adam(lr: Rate, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) 
     """Adam: running means m of g and G of g², divided by 1 - βᵏ after k gradients, Δx = -lr m̂/(√Ĝ + eps).
 
     Without the correction both would start near zero. The first step is lr in every coordinate; no history of gradients
-    makes a late one longer than lr (1 - β₁)/√((1 - β₂)(1 - β₁²/β₂)), 7.27 lr for the default values (β₁² < β₂).
+    makes one longer than lr (1 - β₁)/√((1 - β₂)(1 - β₁²/β₂)), 7.27 lr for the default values.
 
     Parameters
     ----------
@@ -169,11 +186,15 @@ def adam(lr: Rate, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) 
     Source: Kingma and Ba, ICLR (2015); Chertkov §3.3.5.  Taught in: notebook 03_03.
     """
     rate, eps = _rate("lr", lr), as_number("eps", eps, low=0)
-    b1, b2 = (float(_rate(name, b, below=1, zero=True)(1)) for name, b in (("beta1", beta1), ("beta2", beta2)))
+    for name, beta in {"beta1": beta1, "beta2": beta2}.items():
+        if np.ndim(beta) or callable(beta):
+            raise ValueError(f"{name} must be one number, got {beta!r}")
+        _rate(name, beta, below=1, zero=True)
+    b1, b2 = float(beta1), float(beta2)
 
     def update(g, state):
         k, m, G = state[0] + 1, b1 * state[1] + (1 - b1) * g, b2 * state[2] + (1 - b2) * g * g
-        return -rate(k) * m / (1 - b1**k) / (np.sqrt(G / (1 - b2**k)) + eps), (k, m, G)
+        return -rate(k) * _scaled(m / (1 - b1**k), G / (1 - b2**k), eps), (k, m, G)
 
     return Optimizer(lambda x: (0, np.zeros_like(x), np.zeros_like(x)), update, _shape(lr))
 
@@ -219,8 +240,8 @@ def minimize(
     projection : callable, optional
         Applied after each step, e.g. `project_simplex`: projected gradient descent.
 
-    A run that overflows does not disturb the others: it stays where it was last finite and is reported in
-    `Path.diverged`. FloatingPointError if no run is left, with the step. ValueError for malformed input.
+    A run that overflows does not disturb the others: its points are NaN from there on, and `Path.diverged` names the
+    step. FloatingPointError if no run is left, with the step. ValueError for malformed input.
     Source: Chertkov §3.3.  Taught in: notebook 03_03.
     """
     x = as_array("x0", x0, ndim=range(1, 65))
@@ -238,23 +259,26 @@ def minimize(
             "their last axis being that of the points or 1"
         )
     x = np.array(np.broadcast_to(x, shape))
-    if np.shape(g := grad(x)) != x.shape:
-        raise ValueError(f"grad must return an array of the shape of its argument, {x.shape}, got {np.shape(g)}")
     path = np.empty((n_steps // record_every + 1, *x.shape))
     path[0], state, diverged = x, optimizer.init(x), np.full(x.shape[:-1], -1)
-    with np.errstate(over="ignore", invalid="ignore"):
+    lost = diverged[..., None] >= 0
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for step in range(1, n_steps + 1):
-            dx, state = optimizer.update(g if step == 1 else grad(x), state)
-            new = x + dx if projection is None else projection(x + dx)
+            g = np.asarray(grad(x), dtype=float)
+            if g.shape != x.shape:
+                raise ValueError(f"grad must return an array of the shape of its argument, {x.shape}, got {g.shape}")
+            dx, state = optimizer.update(g, state)
+            new = x + dx
             if not np.isfinite(new).all():
                 diverged[~np.isfinite(new).all(axis=-1) & (diverged < 0)] = step
-                if (diverged >= 0).all():
+                lost = diverged[..., None] >= 0
+                if lost.all():
                     runs = "the run" if diverged.size == 1 else f"all {diverged.size} runs"
                     raise FloatingPointError(f"{runs} diverged, the last at step {step}: a smaller lr may help")
-            lost = (diverged >= 0)[..., None]
-            x = np.where(lost, x, new) if lost.any() else new
+                new = np.where(lost, x, new)  # a lost run waits where it was, for the sake of grad and projection
+            x = new if projection is None else projection(new)
             if step % record_every == 0:
-                path[step // record_every] = np.where(lost, np.nan, x) if lost.any() else x
+                path[step // record_every] = np.where(lost, np.nan, x)
     return Path(path, np.arange(len(path)) * record_every, diverged)
 
 

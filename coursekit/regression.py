@@ -115,9 +115,10 @@ def logistic_regression(
     Minimises (1/n) Σ_i log(1 + exp(-s_i (x_iᵀw + b))) + l2/2 · |w|², s_i = 2 y_i - 1, down to rounding. The intercept
     is not penalised. (The objective of scikit-learn is this one times n·C, with C = 1/(n l2).)
 
-    For l2 = 0 and separable data there is no minimiser, as the infimum is approached only for |(w, b)| → ∞. Warns
-    `ConvergenceWarning` then, and (w, b) is a separating direction with logits of unit root mean square: its signed
-    margins s_i (x_iᵀw + b) are ≥ 0 (up to rounding) and some are > 0; all of them if such a direction exists.
+    For l2 = 0 and separable data (for any l2, if there is only one class) there is no minimiser: the infimum is
+    approached only for |(w, b)| → ∞. Warns `ConvergenceWarning` then, and (w, b) is a separating direction with logits
+    of unit root mean square: its signed margins s_i (x_iᵀw + b) are ≥ 0 (up to rounding) and some are > 0; all of them
+    if such a direction exists.
 
     Parameters
     ----------
@@ -138,10 +139,12 @@ def logistic_regression(
     max_iter = as_integer("max_iter", max_iter, low=1)
     white = _whiten(X)
     direction = _separating_direction(white.Z, signs)
-    if l2 == 0 and direction is not None:
+    one_class = bool((signs == signs[0]).all())  # the intercept, which is not penalised, runs away
+    if direction is not None and (l2 == 0 or one_class):
+        remedy = "there is only one class" if one_class else "give l2 > 0 for a unique solution"
         warnings.warn(
             "the classes are separable: the likelihood has no maximum for finite parameters, and (w, b) is a "
-            "separating direction; give l2 > 0 for a unique solution",
+            f"separating direction; {remedy}",
             ConvergenceWarning,
             stacklevel=2,
         )

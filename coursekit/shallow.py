@@ -11,7 +11,7 @@ from coursekit._validation import as_array, as_integer, as_number
 Parameters = Float[np.ndarray, "*runs p"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReluClassifier:
     """Networks f(x) = Σ_h a_h max(w_h·x + b_h, 0) + c of H hidden units, logits of class 1, on one data set.
 
@@ -41,7 +41,7 @@ class ReluClassifier:
         if not np.isin(y, (0, 1)).all():
             raise ValueError(f"y must hold the labels 0 and 1, got {np.unique(y)[:5]}")
         as_integer("width", self.width, low=1)
-        for name, value in {"X": X, "y": y, "_lifted": np.column_stack([X, np.ones(len(X))])}.items():
+        for name, value in {"X": X.copy(), "y": y.copy(), "_lifted": np.column_stack([X, np.ones(len(X))])}.items():
             object.__setattr__(self, name, value)
 
     @property
@@ -58,6 +58,7 @@ class ReluClassifier:
 
     def _parts(self, theta):
         """Views of θ: [w_h, b_h] (*runs, H, d + 1), a (*runs, H), c (*runs,)."""
+        theta = np.asarray(theta)
         H, d = self.width, self.X.shape[1]
         if np.ndim(theta) < 1 or theta.shape[-1] != self.n_parameters:
             raise ValueError(f"theta must have {self.n_parameters} parameters a network, got shape {np.shape(theta)}")
@@ -129,23 +130,24 @@ def decision_boundary(theta: Float[np.ndarray, " p"]) -> Boundary:
 
     Corners are the zeros of f on the bending lines, where it is a piecewise linear function of one variable. Every
     region between the lines is convex and holds one straight piece: two corners on its rim end a segment, one a ray.
-    O(H² log H) operations.
+    O(H³) operations.
 
     Parameters
     ----------
     theta : (4H + 1,) array, laid out as in `ReluClassifier`
 
-    No two lines may be parallel, f may not vanish where two meet (each has
-    probability zero); ValueError if a line is not defined (w_h = 0) or the length is not 4H + 1.
+    Raises ValueError if the length is not 4H + 1 with H ≥ 2, if a line is not defined (w_h = 0), if two lines are
+    parallel or if f vanishes where two meet, up to rounding (for random parameters each has probability zero).
     Source: Chertkov §3.3.5 (Example 3.3.1).  Taught in: notebook 03_03c.
     """
     theta = as_array("theta", theta, ndim=1)
     H, rest = divmod(len(theta) - 1, 4)
-    if rest or H < 1:
-        raise ValueError(f"theta must have 4H + 1 entries for a network of H units in the plane, got {len(theta)}")
+    if rest or H < 2:
+        raise ValueError(f"theta must have 4H + 1 entries for a network of H ≥ 2 units in the plane, got {len(theta)}")
     W, a, c = theta[: 3 * H].reshape(H, 3), theta[3 * H : -1], theta[-1]
     if not (norms := np.hypot(W[:, 0], W[:, 1])).all():
         raise ValueError(f"every hidden unit must depend on x, got w = 0 for unit {int(np.argmin(norms))}")
+    _check_general_position(W, a, c, norms)
 
     corners: list[np.ndarray] = []
     region_corners: dict[tuple, list[tuple[int, int]]] = {}
@@ -169,6 +171,19 @@ def decision_boundary(theta: Float[np.ndarray, " p"]) -> Boundary:
     return Boundary(
         np.reshape(corners, (-1, 2)), np.reshape(np.array(segments, dtype=int), (-1, 2)), np.reshape(rays, (-1, 2, 2))
     )
+
+
+def _check_general_position(W, a, c, norms):
+    i, j = np.triu_indices(len(a), 1)
+    cross = W[i, 0] * W[j, 1] - W[i, 1] * W[j, 0]
+    if (parallel := np.abs(cross) <= 1e-12 * norms[i] * norms[j]).any():
+        first = np.argmax(parallel)
+        raise ValueError(f"the lines of units {i[first]} and {j[first]} must not be parallel")
+    meeting = np.stack([W[i, 1] * W[j, 2] - W[j, 1] * W[i, 2], W[j, 0] * W[i, 2] - W[i, 0] * W[j, 2], cross], axis=-1)
+    hidden = np.maximum(meeting @ W.T / cross[:, None], 0.0)
+    if (zero := np.abs(hidden @ a + c) <= 1e-12 * (hidden @ np.abs(a) + abs(c))).any():
+        first = np.argmax(zero)
+        raise ValueError(f"f must not vanish where the lines of units {i[first]} and {j[first]} meet")
 
 
 def _zeros_on_line(point, direction, W, a, c, skip):

@@ -629,8 +629,8 @@ class TestBadInput:
         [
             (lambda: grad(np.sin)(np.ones(2)), r"f must return a scalar, got shape \(2,\)"),
             (lambda: hvp(np.sin, np.ones(2), np.ones(2)), "f must return a scalar"),
-            (lambda: grad(lambda x: (x, x))(1.0), "f must return one array or number, got tuple"),
-            (lambda: jvp(lambda x: None, 1.0, 1.0), "f must return one array or number, got NoneType"),
+            (lambda: grad(lambda x: (x, x))(1.0), "f must return one real array or number, got tuple"),
+            (lambda: jvp(lambda x: None, 1.0, 1.0), "f must return one real array or number, got NoneType"),
             (lambda: jvp(np.sin, np.ones(2), np.ones(3)), r"v must have the shape of x, \(2,\), got \(3,\)"),
             (lambda: jvp(np.sin, np.ones(2), np.nan), "v must be finite"),
             (lambda: vjp(np.sin, np.ones(2))[1](np.ones(3)), r"u must have the shape of f\(x\), \(2,\), got \(3,\)"),
@@ -661,8 +661,8 @@ class TestBadInput:
             (lambda x: np.linalg.norm(x), "norm has no derivative rule"),
             (lambda x: np.sum(np.arcsinh(x)), "arcsinh has no derivative rule"),
             (in_place, "cannot be changed in place"),
-            (augmented, "np.add with out= cannot be recorded"),
-            (lambda x: np.add(x, 1, out=np.ones(2)), "np.add with out= cannot be recorded"),
+            (augmented, "np.add with out cannot be recorded"),
+            (lambda x: np.add(x, 1, out=np.ones(2)), "np.add with out cannot be recorded"),
             (lambda x: np.add.reduce(x), "np.add with reduce cannot be recorded"),
             (lambda x: math.sin(x[0]), "cannot become a plain array or number"),
             (lambda x: np.array([x[0], x[1]]), "cannot become a plain array or number"),
@@ -728,6 +728,41 @@ class TestArraysOfTheUser:
         gc.collect()
         assert [a.flags.writeable for a in arrays] == [a is not frozen for a in arrays] and x.flags.writeable
 
+    def test_a_view_waits_for_what_it_views(self):
+        whole = np.ones(4)
+        part = whole[:2]
+        _, first = vjp(lambda x: x * part, np.ones(2))
+        _, second = vjp(lambda x: x * whole, np.ones(4))
+        del first
+        assert not part.flags.writeable and not whole.flags.writeable  # the second needs all of it
+        del second
+        assert part.flags.writeable and whole.flags.writeable
+
+    def test_locked_through_a_view_that_is_read_only(self):
+        row = np.ones(3)
+        spread = np.broadcast_to(row, (2, 3))
+        _, pull = vjp(lambda x: np.sum(x * spread), np.ones(3))
+        with pytest.raises(ValueError, match="read-only"):
+            row[0] = 2
+        assert pull(1.0).tolist() == [2, 2, 2]
+
+    def test_lists_are_copied(self):
+        factors, index = [1.0, 2.0, 3.0], [0, 2]
+        _, pull = vjp(lambda x: np.sum((x * factors)[index]), np.ones(3))
+        factors[0] = index[0] = 1
+        assert pull(1.0).tolist() == [1, 0, 3]
+
+    def test_an_error_in_the_function_unlocks(self):
+        W = np.ones(2)
+
+        def fails(x):
+            x = x * W
+            raise RuntimeError("in the middle")
+
+        with pytest.raises(RuntimeError) as caught:
+            grad(fails)(np.ones(2))
+        assert W.flags.writeable and caught.tb is not None  # although the traceback still holds the tape
+
     def test_results_belong_to_the_user(self):
         x, v, u = np.ones((2, 3)), np.full((2, 3), 2.0), np.ones((2, 3))
         for f in (lambda x: x, np.sin, lambda x: np.reshape(x, (2, 3)), lambda x: x + np.zeros((2, 3))):
@@ -753,3 +788,51 @@ class TestArraysOfTheUser:
         assert jacfwd(lambda x: np.ones(2))(np.ones(3)).tolist() == jacrev(lambda x: np.ones(2))(np.ones(3)).tolist()
         assert grad(lambda x: 3)(np.ones(3)).tolist() == [0, 0, 0]
         assert repr(Dual(1, 2.0, 3.0)) == "Dual(2.0)"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("f", "message"),
+        [
+            (lambda x: np.sum(x, initial=5.0), "sum is recorded with axis and keepdims only"),
+            (lambda x: np.sum(x, dtype=int), "sum is recorded with axis and keepdims only"),
+            (lambda x: np.sum(a=x), "sum needs recorded arrays by position"),
+            (lambda x: np.abs(x + 1j), "add returned complex numbers"),
+            (lambda x: np.linalg.det(x), "det has no derivative rule"),
+            (lambda x: np.add(x, 1, where=[True, False, True]), "np.add with where cannot be recorded"),
+        ],
+    )
+    def test_type_error_in_both_modes(self, f, message):
+        x = np.ones(3)
+        for mode in (lambda: jvp(f, x, x), lambda: vjp(f, x)):
+            with pytest.raises(TypeError, match=message):
+                mode()
+
+    @pytest.mark.parametrize("f", [lambda x: {"a": x}, lambda x: "text", lambda x: 1j])
+    def test_output_must_be_real_numbers(self, f):
+        for mode in (lambda: grad(f)(1.0), lambda: jvp(f, 1.0, 1.0), lambda: vjp(f, 1.0)):
+            with pytest.raises(ValueError, match="f must return one real array or number"):
+                mode()
+
+    def test_one_array_for_a_jacobian(self):
+        for jacobian in (jacfwd, jacrev):
+            with pytest.raises(ValueError, match="x must be one array for a Jacobian"):
+                jacobian(lambda z: z[0] * z[1])((1.0, 2.0))
+        with pytest.raises(ValueError, match="takes arrays, got a tuple"):
+            grad(lambda z: checkpoint(lambda q: q[0])((z,)))(1.0)
+
+    def test_keywords_that_are_known(self):
+        x = gaussian(0, 2, 3)
+        f = lambda x: np.sum(np.reshape(np.swapaxes(x, axis1=0, axis2=1), shape=(6,)) * np.arange(6.0))  # noqa: E731
+        np.testing.assert_array_equal(grad(f)(x), np.arange(6.0).reshape(3, 2).T)
+        low = grad(lambda x: np.min(np.clip(x, -0.5, 0.5)))(np.array([0.3, -0.2, 2.0]))
+        assert low.tolist() == [0, 1, 0]
+
+    def test_power_with_base_zero(self):
+        assert grad(lambda z: z[0] ** z[1])((0.0, 2.0)) == (0, 0)
+
+    def test_graph_names_its_output(self):
+        drawn = graph(lambda z: (z[0] * z[1], z[0] + z[1])[0], (1.0, 2.0))
+        assert drawn.values[drawn.output] == 2
+        with pytest.raises(ValueError, match="depends on x"):
+            graph(lambda z: 3.0, (1.0,))

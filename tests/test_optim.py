@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ class TestMethods:
             (lambda: optim.adam(0.1, eps=-1.0), "eps must be at least 0, got -1"),
             (lambda: optim.rmsprop(0.1, eps=np.nan), "eps must be at least 0, got nan"),
             (lambda: optim.adagrad(0.1, eps=-1e-9), "eps must be at least 0, got -1e-09"),
-            (lambda: optim.gradient_descent("fast"), "could not convert"),
+            (lambda: optim.gradient_descent("fast"), "lr must be a number, an array or a schedule of numbers"),
         ],
     )
     def test_bad_input(self, call, message):
@@ -697,3 +698,44 @@ class TestMinimize:
         good = {"grad": lambda x: x, "x0": np.ones((4, 2)), "optimizer": optim.gradient_descent(0.1), "n_steps": 10}
         with pytest.raises(ValueError, match=message):
             optim.minimize(**good | arguments)
+
+
+class TestRunsThatAreLost:
+    def test_others_go_on_under_a_projection(self):
+        # the first run meets NaN at once, the second shrinks to the minimum in the simplex
+        grad = lambda x: np.where(np.arange(2)[:, None] == 0, np.nan, x - [0.2, 0.8])  # noqa: E731
+        path = optim.minimize(
+            grad, np.full((2, 2), 0.5), optim.gradient_descent(0.5), 60, projection=optim.project_simplex
+        )
+        assert path.diverged.tolist() == [1, -1] and np.isnan(path.x[1:, 0]).all()
+        np.testing.assert_allclose(path.x[-1, 1], [0.2, 0.8], atol=1e-15)
+
+    def test_no_warning_from_a_gradient_that_blows_up(self):
+        with pytest.raises(FloatingPointError, match="step 1"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optim.minimize(lambda x: np.exp(1000 * x) / 0.0, np.ones(1), optim.gradient_descent(1.0), 5)
+
+    @pytest.mark.parametrize("make", [optim.adagrad, optim.rmsprop, optim.adam])
+    def test_without_gradient_no_step_even_for_eps_0(self, make):
+        optimizer = make(0.1, eps=0.0)
+        dx, _ = optimizer.update(np.array([0.0, 2.0]), optimizer.init(np.zeros(2)))
+        assert dx[0] == 0 and dx[1] < 0
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: optim.adam(0.1, beta1=lambda k: 0.9), "beta1 must be one number"),
+            (lambda: optim.gradient_descent(1j), "lr must be a number"),
+            (lambda: _one_step(optim.gradient_descent(lambda k: np.ones(2))), "lr must be one number at each step"),
+            (lambda: _one_step(optim.gradient_descent(lambda k: None)), "lr must be greater than 0"),
+            (lambda: optim.minimize(lambda x: x, 1.0, optim.adam(0.1), 1), "x0 must have at least 1 dimension"),
+        ],
+    )
+    @pytest.mark.usefixtures("unchecked")
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def _one_step(optimizer):
+    return optim.minimize(lambda x: x, np.ones(2), optimizer, 1)

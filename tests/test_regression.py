@@ -439,3 +439,10 @@ class TestIsSeparable:
             regression.is_separable(SQUARE, 2 * XOR - 1)
         with pytest.raises(ValueError, match="X must be finite"):
             regression.is_separable(np.full((4, 2), np.inf), XOR)
+
+
+def test_one_class_has_no_minimiser_even_with_a_penalty():
+    X = np.random.default_rng(0).standard_normal((30, 2))
+    with pytest.warns(ConvergenceWarning, match="only one class"):
+        fit = regression.logistic_regression(X, np.ones(30), l2=0.1)
+    assert fit.separable and fit.b > 0

@@ -305,8 +305,8 @@ class TestDecisionBoundary:
         np.testing.assert_allclose(large.corners, 1e6 * small.corners, rtol=1e-9)
         np.testing.assert_array_equal(large.segments, small.segments)
 
-    def test_constant_sign_and_one_unit(self):
-        for theta in (network(np.eye(2), [0, 0], [1, 1], 1), network([[1, 2]], [3], [1], -1)):
+    def test_constant_sign(self):
+        for theta in (network(np.eye(2), [0, 0], [1, 1], 1), network(np.eye(2), [3, 3], [-1, -1], -1)):
             boundary = decision_boundary(theta)
             assert boundary.corners.shape == (0, 2) and boundary.segments.shape == (0, 2)
             assert boundary.rays.shape == (0, 2, 2) and not boundary.closed
@@ -315,7 +315,10 @@ class TestDecisionBoundary:
     @pytest.mark.parametrize(
         ("theta", "message"),
         [
-            (np.ones(8), "4H \\+ 1 entries for a network of H units in the plane, got 8"),
+            (np.ones(8), "4H \\+ 1 entries for a network of H ≥ 2 units in the plane, got 8"),
+            (network([[1, 2]], [3], [1], -1), "H ≥ 2 units in the plane, got 5"),
+            (network([[1, 3], [-2, -6]], [0, 1], [1, 1], -1), "lines of units 0 and 1 must not be parallel"),
+            (network(np.eye(2), [0, 0], [1, 1], 0), "f must not vanish where the lines of units 0 and 1 meet"),
             (np.ones(1), "4H \\+ 1 entries .*, got 1"),
             (np.ones((2, 9)), "theta must have 1 dimension"),
             (np.full(9, np.nan), "theta must be finite"),

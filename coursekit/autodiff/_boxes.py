@@ -28,8 +28,8 @@ class Box(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc, method, *args, **kwargs):
         if method != "__call__" or kwargs:
             raise TypeError(
-                f"np.{ufunc.__name__} with {'out=' if 'out' in kwargs else method} cannot be recorded: "
-                "write it without in-place operations"
+                f"np.{ufunc.__name__} with {', '.join(kwargs) or method} cannot be recorded: "
+                "write it as a plain call that returns a new array"
             )
         return _apply(ufunc, args, kwargs)
 
@@ -66,6 +66,9 @@ class Box(np.lib.mixins.NDArrayOperatorsMixin):
     def sum(self, axis=None, keepdims=False):
         return np.sum(self, axis=axis, keepdims=keepdims)
 
+    def max(self, axis=None, keepdims=False):
+        return np.max(self, axis=axis, keepdims=keepdims)
+
     def mean(self, axis=None, keepdims=False):
         return np.mean(self, axis=axis, keepdims=keepdims)
 
@@ -87,14 +90,25 @@ def _apply(function: Callable, args: Sequence, kwargs: dict) -> Array:
     if (composed := COMPOSED.get(function)) is not None:
         return composed(*args, **kwargs)
     if function in CONSTANT:
-        return function(*map(_bare, args), **kwargs)
+        return function(*map(_bare, args), **{name: _bare(a) for name, a in kwargs.items()})
     rule = RULES.get(function)
     if rule is None:
-        raise TypeError(f"{function.__name__} has no derivative rule: write it with operations that have one")
+        raise TypeError(
+            f"{function.__name__} has no derivative rule: write it with arithmetic, @, indexing, sum, mean, max, "
+            "reshape, stack, where and the functions of elementwise_partials()"
+        )
+    if not any(isinstance(a, Box) for a in args):
+        raise TypeError(f"{function.__name__} needs recorded arrays by position, not in a list or by keyword")
     level = max(a.level for a in args if isinstance(a, Box))
     boxes = [(i, a) for i, a in enumerate(args) if isinstance(a, Box) and a.level == level]
     values = [a.value if isinstance(a, Box) and a.level == level else a for a in args]
     return boxes[0][1]._process(function, rule, boxes, values, kwargs)
+
+
+def _real(function: Callable, y: Array) -> Array:
+    if isinstance(y, (np.ndarray, np.generic)) and y.dtype.kind == "c":
+        raise TypeError(f"{function.__name__} returned complex numbers: derivatives are of real programs")
+    return y
 
 
 class Dual(Box):
@@ -106,7 +120,7 @@ class Dual(Box):
         self.level, self.value, self.tangent = level, value, tangent
 
     def _process(self, function, rule, boxes, values, kwargs):
-        y = function(*values, **kwargs)
+        y = _real(function, function(*values, **kwargs))
         terms = [rule(i, y, *values, **kwargs)[0](box.tangent) for i, box in boxes]
         tangent = functools.reduce(np.add, terms)
         if np.shape(tangent) != np.shape(y):  # the tangent of one of two arguments that broadcast
@@ -115,6 +129,12 @@ class Dual(Box):
 
 
 _readers: dict[int, int] = {}  # by id of a locked array, the number of tapes that need it unchanged
+_waiting: list[weakref.ref[np.ndarray]] = []  # views that no tape needs, of arrays that one still does
+
+
+def _nothing(g: Array) -> tuple[()]:
+    """The pull of an input, or of an operation that has been played back."""
+    return ()
 
 
 def _forget(key: int, _: Any) -> None:
@@ -136,28 +156,41 @@ class Tape:
         self.entries.append((function, parents, pull))
         return Var(self, value, len(self.entries) - 1)
 
+    def watch(self, value: Array) -> "Var":
+        """An input."""
+        return self.record(None, value, (), _nothing)
+
     def lock(self, constant: Array) -> None:
         """Make an array read-only, and what it is a view of, until no tape needs it any more."""
-        while type(constant) is np.ndarray:
+        while isinstance(constant, np.ndarray):
             key, known = id(constant), self._locked.get(id(constant))
-            readers = _readers.get(key, 0)
-            if (known is not None and known() is constant) or not (readers or constant.flags.writeable):
-                break
-            constant.flags.writeable = False
-            _readers[key] = readers + 1
-            self._locked[key] = weakref.ref(constant, functools.partial(_forget, key))
+            if known is None or known() is not constant:
+                readers = _readers.get(key, 0)
+                if readers or constant.flags.writeable:
+                    constant.flags.writeable = False
+                    _readers[key] = readers + 1
+                    self._locked[key] = weakref.ref(constant, functools.partial(_forget, key))
             constant = constant.base
 
-    def __del__(self) -> None:
-        free = []
+    def release(self) -> None:
+        """Make the arrays writeable again that no other tape needs."""
         for key, reference in self._locked.items():
-            if (constant := reference()) is not None:
+            if reference() is not None:
                 _readers[key] -= 1
                 if not _readers[key]:
                     del _readers[key]
-                    free.append(constant)
-        for constant in sorted(free, key=lambda a: a.base is not None):  # a view only after what it views
-            constant.flags.writeable = True
+                    _waiting.append(reference)
+        self._locked = {}
+        free = [a for a in (reference() for reference in _waiting) if a is not None and id(a) not in _readers]
+        _waiting.clear()
+        for a in sorted(free, key=lambda a: a.base is not None):  # a view only after what it views
+            if id(a.base) in _readers:
+                _waiting.append(weakref.ref(a))
+            else:
+                a.flags.writeable = True
+
+    def __del__(self) -> None:
+        self.release()
 
     def pull_back(self, index: int, adjoint: Array, *, release: bool = False) -> dict[int, Array]:
         """Adjoints of the inputs from that of one entry: every edge is used once, in reverse order of execution.
@@ -172,7 +205,7 @@ class Tape:
             for parent, term in zip(parents, pull(adjoints.pop(j)), strict=True):
                 adjoints[parent] = adjoints[parent] + term if parent in adjoints else term
             if release:
-                del self.entries[j], pull
+                self.entries[j] = (None, (), _nothing)
         return adjoints
 
 
@@ -185,7 +218,9 @@ class Var(Box):
         self.level, self.value, self.tape, self.index = tape.level, value, tape, index
 
     def _process(self, function, rule, boxes, values, kwargs):
-        y = function(*values, **kwargs)
+        # a list could be changed later without a trace
+        values = [np.array(a) if isinstance(a, list) else a for a in values]
+        y = _real(function, function(*values, **kwargs))
         pulls = [rule(i, y, *values, **kwargs)[1] for i, _ in boxes]
         watched = {i for i, _ in boxes}
         for i, a in enumerate(values):

@@ -20,9 +20,11 @@ def as_point(name: str, x: Any) -> Any:
 
 
 def _output(y: Any) -> Array:
-    if isinstance(y, (tuple, list)) or y is None:
-        raise ValueError(f"f must return one array or number, got {type(y).__name__}: join several with np.concatenate")
-    return y
+    if isinstance(y, Box) or (not isinstance(y, (tuple, list)) and np.asarray(y).dtype.kind in "biuf"):
+        return y
+    raise ValueError(
+        f"f must return one real array or number, got {type(y).__name__}: join several with np.concatenate"
+    )
 
 
 def _result(a: Array) -> Array:
@@ -112,8 +114,12 @@ def vjp(f: Callable, x: Point) -> tuple[Array, Callable[[Array], Point]]:
 def record(f: Callable, x: Point, tape: Tape | None = None) -> tuple[Array, Callable[..., Point]]:
     """Run f on a tape; return the value and u, release ↦ Jᵀu in the structure of x."""
     tape = Tape() if tape is None else tape
-    inputs = map_point(lambda a: tape.record(None, a, (), lambda g: ()), x)
-    y = _output(f(inputs))
+    inputs = map_point(tape.watch, x)
+    try:
+        y = _output(f(inputs))
+    except BaseException:
+        tape.release()
+        raise
     watched = isinstance(y, Var) and y.tape is tape
     index = y.index if watched else -1
     # places and shapes are all the pullback needs: the values live on only in the local derivatives that use them
@@ -123,6 +129,8 @@ def record(f: Callable, x: Point, tape: Tape | None = None) -> tuple[Array, Call
 
     def pull(u, *, release):
         adjoints = tape.pull_back(index, _seed(x, u), release=release)
+        if release:
+            tape.release()
         return map_point(
             lambda place: _result(adjoints[place] if place in adjoints else np.zeros(shapes[place])), places
         )
@@ -136,7 +144,7 @@ def grad(f: Callable) -> Callable[[Point], Point]:
     The tape is taken down on the way back. The sweep adds to each operation of f its local derivatives and, for each
     recorded argument, a multiplication and at most an addition: for a product of two recorded factors at most 4 times
     the operation itself, for exp 2, for tanh 4, for a quotient at most 7, for a matrix product 2 (plus additions).
-    Raises ValueError if f(x) is not a scalar.
+    Raises ValueError if f(x) is not a scalar or x not finite; TypeError for an operation without a rule.
     Source: Chertkov §2.1.1; Cao §2.2.  Taught in: notebook 02_01.
     """
 
@@ -167,7 +175,7 @@ def jacfwd(f: Callable) -> Callable[[Array], Array]:
     """
 
     def jacobian(x: Array) -> Array:
-        x = as_point("x", x)
+        x = _one_array(x)
         columns = [jvp(f, x, e)[1] for e in basis(np.shape(x))]
         return np.reshape(np.stack(columns, axis=-1), np.shape(columns[0]) + np.shape(x))
 
@@ -181,12 +189,18 @@ def jacrev(f: Callable) -> Callable[[Array], Array]:
     """
 
     def jacobian(x: Array) -> Array:
-        x = as_point("x", x)
+        x = _one_array(x)
         value, pull = record(f, x)
         rows = [pull(e, release=False) for e in basis(np.shape(value))]
         return np.reshape(np.stack(rows), np.shape(value) + np.shape(x))
 
     return jacobian
+
+
+def _one_array(x: Any) -> Array:
+    if isinstance(x, tuple):
+        raise ValueError("x must be one array for a Jacobian, got a tuple: join its parts with np.concatenate")
+    return as_point("x", x)
 
 
 def basis(shape: tuple[int, ...]) -> np.ndarray:
@@ -203,13 +217,15 @@ def checkpoint(f: Callable) -> Callable:
     Parameters
     ----------
     f : callable
-        Takes arrays and returns one. What is to be differentiated must be an argument, not come by closure:
-        ValueError otherwise.
+        Takes arrays and returns one, the same whenever it is called. What is to be differentiated must be an
+        argument, not come by closure: ValueError otherwise.
 
     Source: Griewank and Walther, *Evaluating Derivatives* (2008), ch. 12; Chertkov §2.1.1.  Taught in: notebook 02_01.
     """
 
     def checkpointed(*args: Array) -> Array:
+        if any(isinstance(a, tuple) for a in args):
+            raise ValueError("a checkpointed function takes arrays, got a tuple: give its parts as arguments")
         top = max((a for a in args if isinstance(a, Box)), key=lambda a: a.level, default=None)
         if not isinstance(top, Var):
             return f(*args)

@@ -62,7 +62,8 @@ def finite_difference(
 def check_grad(f: Callable, x: Float[np.ndarray, "..."], *, rng: np.random.Generator | int | None = None) -> float:
     """Largest relative error of ``grad(f)(x)`` against central differences along 8 random directions.
 
-    For v ~ N(0, I) the derivative ∇f·v has standard deviation ‖∇f‖, which the error is divided by. Truncation and
+    For v ~ N(0, I) the derivative ∇f·v has standard deviation ‖∇f‖, which the error is divided by (or by the largest
+    difference quotient, if that is larger). Truncation and
     rounding leave about 1e-9 where f is smooth and of moderate size; 1e-5 and more means a wrong derivative, a kink, or
     an f too noisy for differences.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from coursekit.autodiff._boxes import Box, Tape, levels
-from coursekit.autodiff._derivatives import Array, Point, as_point, map_point, record
+from coursekit.autodiff._boxes import Box, Tape, Var, levels
+from coursekit.autodiff._derivatives import Array, Point, as_point, map_point
 from coursekit.autodiff._rules import ELEMENTWISE
 
 
@@ -20,6 +20,8 @@ class Graph:
     values: tuple[float, ...]
     edges: tuple[tuple[int, int, float], ...]
     """(i, j, ∂w_j/∂w_i): node j uses node i; the partial derivative is the local one, the other arguments fixed."""
+    output: int
+    """The node that f returns."""
 
     @property
     def partials(self) -> Float[np.ndarray, "n n"]:
@@ -46,18 +48,20 @@ class _Drawing(Tape):
 def graph(f: Callable, x: tuple[float, ...]) -> Graph:
     """Graph of one execution of f, a function of a tuple of numbers that returns a number; constants are no nodes.
 
-    Raises ValueError if anything in it is not a scalar.
+    Raises ValueError if anything in it is not a scalar, or the result does not depend on x.
     Source: Chertkov §2.1 (Fig. 2.1).  Taught in: notebook 02_01.
     """
     tape = _Drawing()
-    record(f, as_point("x", x), tape)
+    y = f(map_point(tape.watch, as_point("x", x)))
+    if not isinstance(y, Var):
+        raise ValueError(f"f must return a number that depends on x, got {y!r}")
     edges = [
         (parent, child, float(partial))
         for child, (_, parents, pull) in enumerate(tape.entries)
         for parent, partial in zip(parents, pull(1.0), strict=True)
     ]
     operations = ["input" if function is None else function.__name__ for function, _, _ in tape.entries]
-    return Graph(tuple(operations), tuple(float(value) for value in tape.values), tuple(edges))
+    return Graph(tuple(operations), tuple(float(value) for value in tape.values), tuple(edges), y.index)
 
 
 @dataclass

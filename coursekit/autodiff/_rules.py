@@ -1,6 +1,8 @@
 """The derivative of every operation, once for both modes: partial derivatives, transposes, compositions."""
 
+import enum
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +11,23 @@ import scipy.special
 from numpy.lib.array_utils import normalize_axis_tuple
 
 Array = Any  # an array, a number, or a box around one
-UNIT, MINUS_UNIT = object(), object()  # partial derivatives ±1: nothing is multiplied
+
+
+class Unit(enum.Enum):
+    """A partial derivative of ±1: nothing is multiplied."""
+
+    PLUS = 1
+    MINUS = -1
+
+
+UNIT, MINUS_UNIT = Unit.PLUS, Unit.MINUS
 
 
 def elementwise_partials() -> dict[Callable, tuple[Callable, ...]]:
-    """Elementwise functions y = f(a, …) with ∂y/∂a, … as functions of (y, a, …): what both modes multiply by."""
+    """Elementwise functions y = f(a, …) with ∂y/∂a, … as functions of (y, a, …): what both modes multiply by.
+
+    UNIT and MINUS_UNIT stand for the derivatives 1 and -1.
+    """
     tie = np.heaviside  # of the difference, with 1/2 at 0
     return {
         np.add: (lambda y, a, b: UNIT, lambda y, a, b: UNIT),
@@ -22,7 +36,7 @@ def elementwise_partials() -> dict[Callable, tuple[Callable, ...]]:
         np.divide: (lambda y, a, b: 1 / b, lambda y, a, b: -y / b),
         np.power: (
             lambda y, a, b: b * a ** np.where(np.equal(a, 0) & np.equal(b, 0), 1, b - 1),
-            lambda y, a, b: y * np.log(a),
+            lambda y, a, b: y * np.log(np.where(np.equal(a, 0), 1.0, a)),
         ),
         np.maximum: (lambda y, a, b: tie(a - b, 0.5), lambda y, a, b: tie(b - a, 0.5)),
         np.minimum: (lambda y, a, b: tie(b - a, 0.5), lambda y, a, b: tie(a - b, 0.5)),
@@ -74,7 +88,11 @@ def _sum_to(g: Array, shape: tuple[int, ...]) -> Array:
 def _linear(function: Callable, transpose: Callable) -> Callable:
     """Rule of a function linear in its only array argument: it pushes tangents itself, its transpose pulls."""
 
+    known = list(inspect.signature(transpose).parameters)[2:]
+
     def rule(i, y, a, *args, **kwargs):
+        if len(args) > len(known) or not kwargs.keys() <= set(known):
+            raise TypeError(f"{function.__name__} is recorded with {' and '.join(known)} only, got {args} and {kwargs}")
         shape = np.shape(a)
         return (lambda t: function(t, *args, **kwargs)), (lambda g: transpose(g, shape, *args, **kwargs))
 
@@ -178,19 +196,22 @@ RULES: dict[Callable, Callable] = {function: _elementwise(*partials) for functio
     concatenate: _concatenate_rule,
 }
 _LINEAR: dict[Callable, Callable] = {
-    np.sum: lambda g, shape, axis=None, keepdims=False: np.broadcast_to(np.reshape(g, _kept(shape, axis)), shape),
-    np.reshape: lambda g, shape, new: np.reshape(g, shape),
-    np.transpose: lambda g, shape, axes=None: np.transpose(
-        g, None if axes is None else tuple(np.argsort(normalize_axis_tuple(axes, len(shape))))
+    np.sum: lambda g, old, axis=None, keepdims=False: np.broadcast_to(np.reshape(g, _kept(old, axis)), old),
+    np.reshape: lambda g, old, shape: np.reshape(g, old),
+    np.transpose: lambda g, old, axes=None: np.transpose(
+        g, None if axes is None else tuple(np.argsort(normalize_axis_tuple(axes, len(old))))
     ),
-    np.swapaxes: lambda g, shape, i, j: np.swapaxes(g, i, j),
-    np.broadcast_to: lambda g, shape, new: _sum_to(g, shape),
-    getitem: lambda g, shape, key: scatter(g, key, shape),
-    scatter: lambda g, shape, key, whole: getitem(g, key),
+    np.swapaxes: lambda g, old, axis1, axis2: np.swapaxes(g, axis1, axis2),
+    np.broadcast_to: lambda g, old, shape: _sum_to(g, old),
+    getitem: lambda g, old, key: scatter(g, key, old),
+    scatter: lambda g, old, key, shape: getitem(g, key),
 }
 RULES |= {function: _linear(function, transpose) for function, transpose in _LINEAR.items()}
 COMPOSED: dict[Callable, Callable] = {
     np.mean: lambda a, axis=None, keepdims=False: (s := np.sum(a, axis=axis, keepdims=keepdims)) / (a.size / s.size),
+    np.min: lambda a, axis=None, keepdims=False: -np.max(-a, axis=axis, keepdims=keepdims),
+    np.clip: lambda a, a_min, a_max: np.minimum(np.maximum(a, a_min), a_max),
+    np.ravel: lambda a: np.reshape(a, -1),
     np.dot: _dot,
     np.concatenate: lambda arrays, axis=0: concatenate(*arrays, axis=axis),
     np.expand_dims: lambda a, axis: np.reshape(a, np.shape(np.expand_dims(np.empty(a.shape), axis))),
@@ -208,5 +229,5 @@ CONSTANT: set[Any] = {
     np.floor,
     np.ceil,
 }
-CONSTANT |= {np.rint, np.heaviside, np.isfinite, np.isnan, np.argmax, np.argmin, np.argsort}
+CONSTANT |= {np.rint, np.round, np.trunc, np.heaviside, np.isfinite, np.isnan, np.argmax, np.argmin, np.argsort}
 CONSTANT |= {np.shape, np.ndim, np.size, np.zeros_like, np.ones_like}

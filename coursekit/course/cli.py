@@ -76,7 +76,8 @@ def run(ids, given, output_dir, figure_format, force, jobs) -> None:
         return
     parameters = runner.parse_parameters(entries[0], given) if given else {}
     # a later part without a parameter of that name is not concerned
-    entries = [entry for entry in entries if not parameters.keys() - runner.default_parameters(entry).keys()]
+    if parameters:
+        entries = [entry for entry in entries if parameters.keys() <= runner.default_parameters(entry).keys()]
     if parameters and output_dir is None:
         output_dir = course.root / "out"
     console.print(f"Running {', '.join(entry.id for entry in entries)} …")
