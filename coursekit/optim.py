@@ -140,7 +140,7 @@ def adagrad(lr: Rate, eps: float = 1e-10) -> Optimizer:
     lr : as in `gradient_descent`
     eps : float ≥ 0
 
-    Source: Duchi, Hazan and Singer, JMLR 12 (2011); Chertkov §3.3.5.  Taught in: notebook 03_03.
+    Source: Duchi, Hazan and Singer, JMLR 12 (2011); Chertkov §3.3.5.  Taught in: notebook 03_03b.
     """
     rate, eps = _rate("lr", lr), as_number("eps", eps, low=0)
 
@@ -159,7 +159,7 @@ def rmsprop(lr: Rate, beta: Rate = 0.99, eps: float = 1e-8) -> Optimizer:
     lr, beta : as in `gradient_descent`; 0 ≤ beta < 1
     eps : float ≥ 0
 
-    Source: Tieleman and Hinton, Coursera lecture 6.5 (2012); Chertkov §3.3.5.  Taught in: notebook 03_03.
+    Source: Tieleman and Hinton, Coursera lecture 6.5 (2012); Chertkov §3.3.5.  Taught in: notebook 03_03b.
     """
     rate, keep, eps = _rate("lr", lr), _rate("beta", beta, below=1, zero=True), as_number("eps", eps, low=0)
 
@@ -175,7 +175,7 @@ def adam(lr: Rate, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) 
     """Adam: running means m of g and G of g², divided by 1 - βᵏ after k gradients, Δx = -lr m̂/(√Ĝ + eps).
 
     Without the correction both would start near zero. The first step is lr in every coordinate; no history of gradients
-    makes one longer than lr (1 - β₁)/√((1 - β₂)(1 - β₁²/β₂)), 7.27 lr for the default values.
+    makes one longer than lr (1 - β₁)/√((1 - β₂)(1 - β₁²/β₂)), 7.27 lr for the default values (if β₁² < β₂).
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def adam(lr: Rate, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) 
     beta1, beta2 : floats in [0, 1)
     eps : float ≥ 0
 
-    Source: Kingma and Ba, ICLR (2015); Chertkov §3.3.5.  Taught in: notebook 03_03.
+    Source: Kingma and Ba, ICLR (2015); Chertkov §3.3.5.  Taught in: notebook 03_03b.
     """
     rate, eps = _rate("lr", lr), as_number("eps", eps, low=0)
     for name, beta in {"beta1": beta1, "beta2": beta2}.items():
@@ -304,7 +304,7 @@ def minibatch(
         Whether a sample may occur twice in a batch.
     rng : Generator, int or None
 
-    Source: Robbins and Monro (1951); Chertkov §3.3.2; Cao §1.4.3.  Taught in: notebook 03_03.
+    Source: Robbins and Monro (1951); Chertkov §3.3.2; Cao §1.4.3.  Taught in: notebook 03_03b.
     """
     n_samples = as_integer("n_samples", n_samples, low=1)
     batch_size = as_integer("batch_size", batch_size, low=1, high=None if replace else n_samples)

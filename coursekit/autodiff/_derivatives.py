@@ -95,8 +95,8 @@ def vjp(f: Callable, x: Point) -> tuple[Array, Callable[[Array], Point]]:
     again; each call costs about twice the operations of f. The tape holds the local derivatives of all operations:
     memory grows with their number. Plain arrays that f uses are read-only until the pullback is gone, so changing one
     in place raises numpy's ValueError instead of giving a wrong derivative (only a second view of the same array, made
-    before, still lets it through). Indexing x creates an adjoint of the size
-    of x each time: pass many parts as a tuple.
+    before, still lets it through). Indexing x creates an adjoint of the size of x each time: pass many parts as a
+    tuple.
     Raises ValueError if x or u is not finite or u is of another shape; TypeError for an operation without a rule.
     Source: Chertkov §2.1; Cao §2.2.  Taught in: notebook 02_01.
     """
@@ -171,7 +171,9 @@ def hvp(f: Callable, x: Point, v: Point) -> Point:
 def jacfwd(f: Callable) -> Callable[[Array], Array]:
     """Jacobian column by column, one forward pass an input: ``jacfwd(f)(x)`` has shape (*f(x).shape, *x.shape).
 
-    The better choice when there are fewer inputs than outputs. Source: Chertkov §2.1.1.  Taught in: notebook 02_01.
+    A forward pass costs about two evaluations, a sweep back one: the better choice for n inputs and more than 2n
+    outputs.
+    Source: Chertkov §2.1.1.  Taught in: notebook 02_01.
     """
 
     def jacobian(x: Array) -> Array:
@@ -185,7 +187,8 @@ def jacfwd(f: Callable) -> Callable[[Array], Array]:
 def jacrev(f: Callable) -> Callable[[Array], Array]:
     """Jacobian row by row, one reverse pass an output over one tape: ``jacrev(f)(x)``, shaped as `jacfwd`'s.
 
-    The better choice when there are fewer outputs than inputs. Source: Chertkov §2.1.1.  Taught in: notebook 02_01.
+    The better choice for n inputs and fewer than 2n outputs.
+    Source: Chertkov §2.1.1.  Taught in: notebook 02_01.
     """
 
     def jacobian(x: Array) -> Array:

@@ -63,9 +63,8 @@ def check_grad(f: Callable, x: Float[np.ndarray, "..."], *, rng: np.random.Gener
     """Largest relative error of ``grad(f)(x)`` against central differences along 8 random directions.
 
     For v ~ N(0, I) the derivative ∇f·v has standard deviation ‖∇f‖, which the error is divided by (or by the largest
-    difference quotient, if that is larger). Truncation and
-    rounding leave about 1e-9 where f is smooth and of moderate size; 1e-5 and more means a wrong derivative, a kink, or
-    an f too noisy for differences.
+    difference quotient, if that is larger). Truncation and rounding leave about 1e-9 where f is smooth and of moderate
+    size; 1e-5 and more means a wrong derivative, a kink, or an f too noisy for differences.
 
     Raises ValueError if x is not finite or f(x) is not a scalar.
     Source: Chertkov §2.1 (Example 2.1.2).  Taught in: notebook 02_01.
