@@ -43,6 +43,9 @@ def activations(
             hook.remove()
     if unused := [layer for layer, seen in parts.items() if not seen]:
         raise ValueError(f"the model does not use {', '.join(unused)}")
+    n_parts = len(X.split(batch_size))
+    if repeated := [layer for layer, seen in parts.items() if len(seen) != n_parts]:
+        raise ValueError(f"the model uses {', '.join(repeated)} more than once a sample")
     return {layer: torch.cat(seen) for layer, seen in parts.items()}
 
 
@@ -78,7 +81,7 @@ def activation_pca(H: Float[Tensor, "n d"]) -> ActivationPCA:
         raise ValueError(f"H must be a finite matrix (n, d), got shape {tuple(H.shape)}")
     n, d = H.shape
     centred = H - H.mean(dim=0)
-    if not centred.any():
+    if torch.equal(H, H[:1].expand_as(H)):  # rounding leaves a centred constant other than 0
         raise ValueError("H must not be constant: its variance is 0")
     if d > n:
         values, vectors = torch.linalg.eigh(centred @ centred.T)
@@ -99,9 +102,9 @@ def between_class_fraction(H: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> flo
     """
     if y.shape != H.shape[:1]:
         raise ValueError(f"y must have shape ({len(H)},), got {tuple(y.shape)}")
+    if torch.equal(H, H[:1].expand_as(H)):  # rounding leaves a centred constant other than 0
+        raise ValueError("H must not be constant: its variance is 0")
     mean = H.mean(dim=0)
     total = ((H - mean) ** 2).sum()
-    if total == 0:
-        raise ValueError("H must not be constant: its variance is 0")
     between = sum((y == label).sum() * ((H[y == label].mean(dim=0) - mean) ** 2).sum() for label in y.unique())
     return float(between / total)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coursekit._validation import as_integer, as_number
+from coursekit.training import evaluation
 
 
 def initialize(model: nn.Module, gain: float = 3**-0.5, generator: torch.Generator | None = None) -> nn.Module:
@@ -23,7 +24,8 @@ def initialize(model: nn.Module, gain: float = 3**-0.5, generator: torch.Generat
     n_in is the number of inputs that one output sums. gain² = 1/3 is torch's default law; gain² = 2 keeps the size of
     signals through ReLU layers (He). Batch normalisation is reset to γ = 1, β = 0 and empty statistics.
 
-    Raises ValueError if gain is negative or a layer with parameters is not linear, convolutional or normalising.
+    Raises ValueError if gain is negative, or for a layer with parameters that is not linear, convolutional or batch
+    normalisation.
     Source: He et al., ICCV (2015).  Taught in: notebook 04_03.
     """
     gain = as_number("gain", gain, low=0)
@@ -42,7 +44,14 @@ def initialize(model: nn.Module, gain: float = 3**-0.5, generator: torch.Generat
     return model
 
 
-class MLP(nn.Sequential):
+class _Layers(nn.Sequential):
+    """A Sequential with another constructor: a slice of it is a plain Sequential, with the names of the layers."""
+
+    def __getitem__(self, index):
+        return nn.Sequential(OrderedDict(self.named_children()))[index]
+
+
+class MLP(_Layers):
     """Fully connected network: linear layers of the given sizes with an activation between them.
 
     Parameters
@@ -72,7 +81,7 @@ class MLP(nn.Sequential):
         _draw(self, generator)
 
 
-class CNN(nn.Sequential):
+class CNN(_Layers):
     """Two convolutions with ReLU and 2×2 max-pooling, then two linear layers: images (n, c, h, w) to logits.
 
     Layers are named conv1, relu1, pool1, conv2, relu2, pool2, flatten, fc1, relu3, fc2; with `batch_norm` there are
@@ -103,6 +112,8 @@ class CNN(nn.Sequential):
         batch_norm: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
+        if len(channels) != 2 or len(in_shape) != 3:
+            raise ValueError(f"channels must be two and in_shape three numbers, got {channels} and {in_shape}")
         first, second = (as_integer(f"channels[{i}]", c, low=1) for i, c in enumerate(channels))
         hidden, n_classes = as_integer("hidden", hidden, low=1), as_integer("n_classes", n_classes, low=2)
         kernel_size = as_integer("kernel_size", kernel_size, low=1)
@@ -273,13 +284,9 @@ def model_cost(model: nn.Module, in_shape: Sequence[int]) -> ModelCost:
     Source: Chertkov §4.1.4.  Taught in: notebook 04_02.
     """
     parameters = {name: p.to("meta") for name, p in (*model.named_parameters(), *model.named_buffers())}
-    training = model.training
-    model.eval()  # batch normalisation of a single sample
-    try:
-        with FlopCounterMode(display=False) as counter:
-            torch.func.functional_call(model, parameters, torch.empty(1, *in_shape, device="meta"))
-    finally:
-        model.train(training)
+    # evaluation: batch normalisation of a single sample
+    with evaluation(model), FlopCounterMode(display=False) as counter:
+        torch.func.functional_call(model, parameters, torch.empty(1, *in_shape, device="meta"))
     return ModelCost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 

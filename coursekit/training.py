@@ -21,7 +21,7 @@ class History:
 
     loss: Float[np.ndarray, " n_steps"]
     """Of each mini-batch, before its step."""
-    metrics: dict[str, Float[np.ndarray, " n_epochs+1"]]
+    metrics: dict[str, Float[np.ndarray, " n_records"]]
     """What `evaluate` returned, before the first epoch and after each."""
     gradient_norms: dict[str, Float[np.ndarray, " n_steps"]]
     """Euclidean norm of the gradient of each parameter tensor, by name; empty unless asked for."""
@@ -65,8 +65,8 @@ def fit(
     evaluate : callable, optional
         ``evaluate(model)`` returns named numbers for the history; it gets the averaged model if there is one.
     ema_decay : float in [0, 1), optional
-        Keep an average of the weights, w̄ ← decay w̄ + (1 - decay) w after each step, from their start; buffers such
-        as the statistics of batch normalisation are copied.
+        Keep an average of the weights, w̄ ← decay w̄ + (1 - decay) w after each step, from their start; buffers, such
+        as the statistics of batch normalisation, are averaged with them.
     gradient_norms : bool
     generator : torch.Generator, optional
         Of the order of samples, on the CPU. With it and an initialised model the result is deterministic.
@@ -77,7 +77,8 @@ def fit(
     """
     n_samples = _common_length(data)
     batch_size = as_integer("batch_size", batch_size, low=1)
-    epochs = range(as_integer("epochs", epochs, low=1)) if isinstance(epochs, int) else epochs
+    if not isinstance(epochs, Iterable):
+        epochs = range(as_integer("epochs", epochs, low=1))
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
     average = None
@@ -87,7 +88,9 @@ def fit(
     scheduler = None
     if schedule is not None:
         n_steps = len(epochs) * len(_batches(n_samples, batch_size))  # type: ignore[arg-type]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / n_steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: schedule(min(step, n_steps - 1) / n_steps)
+        )
     losses: list[Tensor] = []
     norms: list[Tensor] = []
     metrics: list[dict[str, float]] = []
@@ -97,34 +100,35 @@ def fit(
             with evaluation(model if average is None else average.module) as evaluated:
                 metrics.append(evaluate(evaluated))
 
-    training = model.training
-    record()
-    for _ in epochs:
-        model.train()
-        order = torch.randperm(n_samples, generator=generator)
-        for batch in _batches(n_samples, batch_size):
-            index = order[batch].to(data[0].device)
-            optimizer.zero_grad()
-            value = loss(model, *(tensor[index] for tensor in data))
-            if value.ndim:
-                raise ValueError(f"loss must return a scalar, got shape {tuple(value.shape)}")
-            value.backward()
-            losses.append(value.detach())
-            if gradient_norms:
-                norms.append(torch.stack(list(_norms(model).values())))
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(model)  # buffers are copied
-            if scheduler is not None:
-                scheduler.step()
-        # once an epoch: a check at every step would make an accelerator wait
-        _check_losses(losses)
+    with _modes_kept(model):
         record()
-    model.train(training)
+        for _ in epochs:
+            model.train()
+            first = len(losses)
+            order = torch.randperm(n_samples, generator=generator)
+            for batch in _batches(n_samples, batch_size):
+                index = order[batch].to(data[0].device)
+                optimizer.zero_grad()
+                value = loss(model, *(tensor[index] for tensor in data))
+                if value.ndim:
+                    raise ValueError(f"loss must return a scalar, got shape {tuple(value.shape)}")
+                value.backward()
+                losses.append(value.detach())
+                if gradient_norms:
+                    norms.append(torch.stack(list(_norms(model).values())))
+                optimizer.step()
+                if average is not None:
+                    average.update_parameters(model)
+                if scheduler is not None:
+                    scheduler.step()
+            _check_losses(losses, first)
+            record()
+    if not losses:
+        raise ValueError("epochs must yield at least one item, got none")
     table = torch.stack(norms).cpu().numpy().T if norms else ()
     return History(
         torch.stack(losses).cpu().double().numpy(),
-        {name: np.array([row[name] for row in metrics]) for name in (metrics[0] if metrics else {})},
+        {name: np.array([row[name] for row in metrics], dtype=float) for name in (metrics[0] if metrics else {})},
         dict(zip(_norms(model), table, strict=True)) if norms else {},
         None if average is None else average.module.eval(),
     )
@@ -138,7 +142,7 @@ def cross_entropy(model: nn.Module, X: Tensor, y: Int[Tensor, " n"]) -> Float[Te
     """
     logits = model(X)
     _check_labels(y, logits)
-    return nn.functional.cross_entropy(logits, y)
+    return nn.functional.cross_entropy(logits, y.long())
 
 
 def predict(model: nn.Module, X: Tensor, batch_size: int = 500) -> Tensor:
@@ -158,7 +162,10 @@ def classification_metrics(X: Tensor, y: Int[Tensor, " n"]) -> Callable[[nn.Modu
         logits = predict(model, X)
         _check_labels(y, logits)
         correct = logits.argmax(dim=1) == y
-        return {"loss": float(nn.functional.cross_entropy(logits, y)), "accuracy": float(correct.double().mean())}
+        return {
+            "loss": float(nn.functional.cross_entropy(logits, y.long())),
+            "accuracy": float(correct.double().mean()),
+        }
 
     return evaluate
 
@@ -169,19 +176,25 @@ def gradient_norms(model: nn.Module, loss: Loss, *batch: Tensor) -> dict[str, fl
     The model's own gradients (``.grad``) are left alone. In training mode the statistics of batch normalisation see
     the batch. Source: Chertkov §4.2.1 (Fig. 4.7).  Taught in: notebook 04_03.
     """
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(loss(model, *batch), parameters, materialize_grads=True)
-    return {name: float(gradient.norm()) for name, gradient in zip(names, gradients, strict=True)}
+    parameters = dict(model.named_parameters())
+    learned = {name: p for name, p in parameters.items() if p.requires_grad}
+    gradients = torch.autograd.grad(loss(model, *batch), list(learned.values()), materialize_grads=True)
+    norms = {name: float(gradient.norm(dtype=torch.float64)) for name, gradient in zip(learned, gradients, strict=True)}
+    return {name: norms.get(name, 0.0) for name in parameters}  # a frozen parameter has none
 
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode without gradients; the mode of every module is put back on leaving, also after an error."""
+    with _modes_kept(model), torch.no_grad():
+        yield model.eval()
+
+
+@contextmanager
+def _modes_kept(model) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
-            yield model
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
@@ -189,14 +202,17 @@ def evaluation(model: nn.Module) -> Iterator[nn.Module]:
 
 def _norms(model) -> dict[str, Tensor]:
     """Of the gradients that a backward pass has left."""
-    return {name: torch.zeros(()) if p.grad is None else p.grad.detach().norm() for name, p in model.named_parameters()}
+    return {
+        name: p.new_zeros((), dtype=torch.float64) if p.grad is None else p.grad.detach().norm(dtype=torch.float64)
+        for name, p in model.named_parameters()
+    }
 
 
 def _batches(n_samples, batch_size) -> list[slice]:
     starts = range(0, n_samples, batch_size)
     slices = [slice(start, start + batch_size) for start in starts]
     # batch normalisation has no variance for a single sample
-    return slices[:-1] if n_samples % batch_size == 1 and len(slices) > 1 and batch_size > 1 else slices
+    return slices[:-1] if n_samples % batch_size == 1 and len(slices) > 1 else slices
 
 
 def _common_length(data) -> int:
@@ -214,8 +230,9 @@ def _check_labels(y, logits) -> None:
         raise ValueError(f"labels must lie in 0..{n_classes - 1}, got {int(y.min())}..{int(y.max())}")
 
 
-def _check_losses(losses) -> None:
-    finite = torch.isfinite(torch.stack(losses))
+def _check_losses(losses, first) -> None:
+    """Of the steps from `first` on."""
+    finite = torch.isfinite(torch.stack(losses[first:]))
     if not finite.all():
-        step = int(torch.argmin(finite.int()))
+        step = first + int(torch.argmin(finite.int()))
         raise FloatingPointError(f"the loss is not finite at step {step}: {float(losses[step])}")

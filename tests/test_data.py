@@ -106,3 +106,68 @@ class TestTorchvision:
         transforms = data.import_torchvision("torchvision.transforms.v2")
         assert transforms.functional.hflip(torch.tensor([[1, 2]])).tolist() == [[2, 1]]
         data.import_torchvision()  # a second call declares nothing twice
+
+
+class TestSpiralArms:
+    @pytest.mark.parametrize(("n", "n_classes", "turn"), [(200, 3, 4.0), (2, 2, -1.5), (7, 5, 0.0)])
+    def test_without_noise(self, n, n_classes, turn):
+        X, y = data.spiral_arms(n, n_classes, turn=turn, noise=0.0)
+        expected = []
+        for j in range(n_classes):
+            for k in range(n):
+                r = k / (n - 1)  # evenly from 0 to 1
+                phi = turn * (j + r)
+                expected.append([r * np.sin(phi), r * np.cos(phi)])
+        np.testing.assert_allclose(X, expected, atol=1e-14)
+        np.testing.assert_array_equal(y, np.repeat(np.arange(n_classes), n))
+        assert X.dtype == float and np.issubdtype(y.dtype, np.integer)
+
+    def test_the_arms_of_the_book(self):
+        # three arms of 200 points through 4 radians
+        X, y = data.spiral_arms(200, noise=0.0)
+        assert X.shape == (600, 2)
+        np.testing.assert_allclose(X[[199, 399, 599]], [[np.sin(a), np.cos(a)] for a in (4, 8, 12)], atol=1e-14)
+        # all start at the origin: three equal inputs with three labels, so that 598 of 600 is the best there is
+        np.testing.assert_array_equal(X[[0, 200, 400]], 0)
+        assert y[[0, 200, 400]].tolist() == [0, 1, 2] and (np.abs(X).sum(axis=1) == 0).sum() == 3
+
+    @pytest.mark.parametrize("noise", [0.2, 0.05])
+    def test_noise_is_in_the_angle(self, noise):
+        n = 20_000
+        X, y = data.spiral_arms(n, noise=noise, rng=0)
+        r = np.tile(np.linspace(0, 1, n), 3)
+        np.testing.assert_allclose(np.hypot(*X.T), r, atol=1e-14)
+        X, y, r = X[r > 0], y[r > 0], r[r > 0]
+        error = np.arctan2(X[:, 0], X[:, 1]) - 4 * (y + r)
+        error = (error + np.pi) % (2 * np.pi) - np.pi
+        z = error / noise
+        # of N(0, 1): standard errors of the mean 1/√n, of the mean square √(2/n), of the fourth moment √(96/n)
+        for part in (*(z[y == c] for c in range(3)), z[r < 0.1], z[r > 0.9]):
+            m = len(part)
+            assert abs(part.mean()) < 5 / np.sqrt(m)
+            assert abs(np.mean(part**2) - 1) < 5 * np.sqrt(2 / m)
+            assert abs(np.mean(part**4) - 3) < 5 * np.sqrt(96 / m)
+        # points are independent
+        assert abs(np.mean(z[1:] * z[:-1])) < 5 / np.sqrt(len(z))
+        assert abs(np.mean(z[y == 0] * z[y == 1])) < 5 / np.sqrt(n)
+
+    def test_rng(self):
+        draw = lambda rng, **options: data.spiral_arms(20, rng=rng, **options)[0]  # noqa: E731
+        np.testing.assert_array_equal(draw(3), draw(np.random.default_rng(3)))
+        assert (draw(3) != draw(4)).any()
+        np.testing.assert_array_equal(draw(3), draw(3, n_classes=3, turn=4.0, noise=0.2))
+
+    @pytest.mark.usefixtures("unchecked")
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: data.spiral_arms(1), "n_per_class must be at least 2, got 1"),
+            (lambda: data.spiral_arms(2.0), "n_per_class must be an integer"),
+            (lambda: data.spiral_arms(5, 1), "n_classes must be at least 2, got 1"),
+            (lambda: data.spiral_arms(5, noise=-0.1), "noise must be at least 0, got -0.1"),
+            (lambda: data.spiral_arms(5, turn=np.inf), "turn must be finite, got inf"),
+        ],
+    )
+    def test_bad_input(self, call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
