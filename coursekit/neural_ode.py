@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coursekit._validation import as_integer, one_of
-from coursekit.ode import FIXED, TABLEAUS, _check_finite, _combine, _times, runge_kutta_step
+from coursekit.ode import FIXED, TABLEAUS, _check_finite, _combine, _state, _times, runge_kutta_step
 
 Mode = Literal["joint", "stored", "checkpoint"]
 Loss = Callable[[Tensor], Tensor]
@@ -110,7 +110,7 @@ def sdeint(
     Source: Cao §2.4.  Taught in: notebook 04_04.
     """
     times = _times(t)
-    return _solve(_driven(drift, diffusion, times, dB), x0, times, TABLEAUS["heun"])
+    return _solve(_driven(drift, diffusion, times, dB), _state("x0", x0), times, TABLEAUS["heun"])
 
 
 def sde_adjoint_gradient(
@@ -175,20 +175,24 @@ def _adjoint(field, params, x0, times, loss, mode, tableau, segment) -> AdjointR
         return field(step, t, x)
 
     with torch.no_grad():
-        path = _solve(counted, x0.detach(), times, tableau)
+        path = _solve(counted, _state("x0", x0).detach(), times, tableau)
     with torch.enable_grad():
         leaf = path.clone().requires_grad_()
         value = loss(leaf)
-        if value.numel() != 1 or not value.requires_grad:
-            raise ValueError(f"loss must map the trajectory to a scalar, got shape {tuple(value.shape)}")
-        (jumps,) = torch.autograd.grad(value.reshape(()), leaf)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss must map the trajectory to a scalar tensor, got {shape}")
+        value = value.reshape(())
+        (jumps,) = _pull_back(value, (leaf,), torch.ones_like(value))
+        if jumps is None:
+            raise ValueError("loss must depend on the trajectory, got one that does not")
     if mode == "checkpoint":
         n_steps = len(times) - 1
         segment = math.isqrt(n_steps) if segment is None else as_integer("segment", segment, low=1)
         adjoint, gradients = _through_segments(counted, params, path, times, jumps, tableau, segment)
     else:
         adjoint, gradients = _backwards(counted, params, path, times, jumps, tableau, stored=mode == "stored")
-    return AdjointResult(value.detach().reshape(()), tuple(gradients), adjoint[0], adjoint, n_evaluations)
+    return AdjointResult(value.detach(), tuple(gradients), adjoint[0], adjoint, n_evaluations)
 
 
 def _backwards(field, params, path, times, jumps, tableau, *, stored):
@@ -298,7 +302,8 @@ class _Saved:
     """A tensor that the graph keeps; it goes when the graph does."""
 
     def __init__(self, x: Tensor, counter: SavedTensors) -> None:
-        self.tensor = x
+        # the result of an operation knows the operation, which keeps this object: without detach a cycle, never freed
+        self.tensor = x.detach()
         owner = x if x._base is None else x._base  # W of a saved Wᵀ
         self.counter = None if owner.is_leaf and owner.requires_grad else counter
         if self.counter is not None:

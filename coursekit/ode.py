@@ -123,13 +123,13 @@ def _combine(x, h, weights, stages):
     for weight, k in zip(weights, stages, strict=True):
         if weight:
             # one kernel instead of two where the library has it: at the size of a small network this is half the time
-            x = x + (h * weight) * k if isinstance(k, np.ndarray) else x.add(k, alpha=h * weight)
+            x = x + (h * weight) * k if isinstance(k, _NUMPY) else x.add(k, alpha=h * weight)
     return x
 
 
 def _evaluate(f, t, x):
     k = f(t, x)
-    if isinstance(x, np.ndarray):
+    if isinstance(x, _NUMPY):
         k = np.asarray(k)
     elif not isinstance(k, type(x)) and not hasattr(k, "add"):
         raise ValueError(f"f must return a tensor as x is, got {type(k).__name__}")
@@ -145,7 +145,7 @@ class DenseSolution:
     Between two steps it is the polynomial of degree four through both ends, their slopes and the middle.
     """
 
-    t: Float[np.ndarray, " n_steps+1"]
+    t: Float[np.ndarray, " n_times"]
     """Where the accepted steps end."""
     x: State
     """Values there, (n_steps + 1, *x0.shape)."""
@@ -154,16 +154,14 @@ class DenseSolution:
     _polynomials: State = field(repr=False)
 
     def __call__(self, times: Sequence[float] | Any) -> State:
-        s = as_array("times", [float(time) for time in times], ndim=1)
+        s = as_array("times", _listed(times), ndim=1)
         if s.min() < self.t[0] or s.max() > self.t[-1]:
             raise ValueError(f"times must lie between {self.t[0]:g} and {self.t[-1]:g}, got {s.min():g} to {s.max():g}")
         step = np.clip(np.searchsorted(self.t, s, side="right") - 1, 0, len(self.t) - 2)
-        theta = ((s - self.t[step]) / np.diff(self.t)[step]).reshape(-1, *[1] * (self.x.ndim - 1))
-        if not isinstance(self.x, np.ndarray):
-            theta = self.x.new_tensor(theta)  # its dtype and device
-        value = self._polynomials[step, 0]
-        for power in range(1, 5):
-            value = value * theta + self._polynomials[step, power]
+        theta = _like((s - self.t[step]) / np.diff(self.t)[step], self.x)
+        value = self._polynomials[0][step]
+        for coefficients in self._polynomials[1:]:
+            value = value * theta + coefficients[step]
         return value
 
 
@@ -208,15 +206,17 @@ def solve_adaptive(
         n_evaluations += 1
         return _evaluate(f, t, x)
 
-    times, values, n_rejected = [t0], [x], 0
-    polynomials: list[State] = []
-    t, slope, grow = t0, counted(t0, x), 5.0
+    t, slope, n_rejected, grow = t0, counted(t0, x), 0, 5.0
+    if not _namespace(x).isfinite(slope).all():
+        raise FloatingPointError(f"f is not finite at t = {t0:g}")
+    times, values, slopes = [t], [x], [slope]
+    middles: list[State] = []
     h = _first_step(counted, t, x, slope, t1 - t0, rtol, atol)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         while t < t1:
-            if len(polynomials) + n_rejected == max_steps:
+            if len(middles) + n_rejected == max_steps:
                 raise FloatingPointError(f"t = {t:.6g} of {t1:g} after {max_steps} steps: the problem may be stiff")
-            if h < 16 * np.spacing(max(abs(t), abs(t1))):
+            if not h >= 16 * np.spacing(max(abs(t), abs(t1))):
                 raise FloatingPointError(f"no step from t = {t:.6g} meets the tolerance: the solution blows up there")
             last = t + 1.01 * h >= t1  # no last step of the length of a rounding error
             h = t1 - t if last else h
@@ -224,17 +224,20 @@ def solve_adaptive(
             size = _scaled_norm(error, x, new, rtol, atol)
             accepted = size <= 1  # False for NaN
             if accepted:
-                polynomials.append(_quartic(h, x, slope, middle, new, new_slope))
                 t, x, slope = t1 if last else t + h, new, new_slope
                 times.append(t)
                 values.append(x)
+                slopes.append(slope)
+                middles.append(middle)
             else:
                 n_rejected += 1
             factor = 0.9 * size**-0.2 if size > 0 else 5.0
-            h *= min(grow if accepted else 1.0, max(0.2, factor)) if math.isfinite(size) else 0.2
+            h *= min(grow, max(0.2, factor)) if math.isfinite(size) else 0.2
             grow = 5.0 if accepted else 1.0  # after a rejection the next step does not grow
     stack = _namespace(x).stack
-    return DenseSolution(np.array(times), stack(values), n_rejected, n_evaluations, stack(polynomials))
+    path = stack(values)
+    polynomials = _quartics(np.diff(times), path, stack(slopes), stack(middles))
+    return DenseSolution(np.array(times), path, n_rejected, n_evaluations, polynomials)
 
 
 def _dopri5_attempt(f, t, x, slope, h):
@@ -256,10 +259,11 @@ def _doubling_attempt(f, t, x, slope, h):
     return new, middle, f(t + h, new), error
 
 
-def _quartic(h, x0, slope0, middle, x1, slope1):
+def _quartics(lengths, x, slopes, middle):
     """Coefficients in θ = (t - t₀)/h, highest power first, from values at θ = 0, ½, 1 and slopes at 0 and 1."""
-    d0, d1 = h * slope0, h * slope1
-    return _namespace(x0).stack(
+    h = _like(lengths, x)
+    x0, x1, d0, d1 = x[:-1], x[1:], h * slopes[:-1], h * slopes[1:]
+    return _namespace(x).stack(
         [
             2 * (d1 - d0) - 8 * (x0 + x1) + 16 * middle,
             5 * d0 - 3 * d1 + 18 * x0 + 14 * x1 - 32 * middle,
@@ -270,13 +274,19 @@ def _quartic(h, x0, slope0, middle, x1, slope1):
     )
 
 
+def _like(numbers, x):
+    """One number for each entry of the first axis of x, to multiply with it."""
+    numbers = numbers.reshape(-1, *[1] * (x.ndim - 1))
+    return numbers if isinstance(x, np.ndarray) else x.new_tensor(numbers)
+
+
 def _scaled_norm(error, x0, x1, rtol, atol) -> float:
     lib = _namespace(x0)
     scale = atol + rtol * lib.maximum(abs(x0), abs(x1))
     if lib is not np:
         error, scale = error.detach(), scale.detach()
     ratio = abs(error) / scale
-    ratio = lib.where(error == 0, 0 * ratio, ratio) if atol == 0 else ratio  # 0/0 where x stays at zero
+    ratio = lib.where(error == 0, abs(error), ratio) if atol == 0 else ratio  # 0/0 where x stays at zero
     return float((ratio**2).mean() ** 0.5)
 
 
@@ -284,16 +294,16 @@ def _first_step(f, t, x, slope, length, rtol, atol) -> float:
     """Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I, §II.4."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         size, speed = (_scaled_norm(v, x, x, rtol, atol) for v in (x, slope))
-        h = 0.01 * size / speed if min(size, speed) > 1e-5 and math.isfinite(size) else 1e-6
+        h = 0.01 * size / speed if min(size, speed) > 1e-5 and math.isfinite(speed) else 1e-6
         h = min(h, length)
         bend = _scaled_norm(f(t + h, _combine(x, h, (1,), [slope])) - slope, x, x, rtol, atol) / h
     largest = max(speed, bend)
+    if not math.isfinite(largest):  # no scale: x is zero, and the tolerance relative
+        return h
     return min(100 * h, (0.01 / largest) ** 0.2 if largest > 1e-15 else max(1e-6, 1e-3 * h), length)
 
 
-def stability_function(
-    method: str, z: Inexact[np.ndarray, "..."] | complex
-) -> Inexact[np.ndarray, "..."] | np.complex128:
+def stability_function(method: str, z: Inexact[np.ndarray, "..."] | complex) -> Inexact[np.ndarray, "..."] | complex:
     """R(z) of a Runge–Kutta method: one step of x' = λx multiplies x by R(hλ), where the flow multiplies it by e^z.
 
     R(z) = 1 + Σⱼ bᵀAʲ1 z^{j+1}, a polynomial; the method is stable for |R| ≤ 1. Decay and frequency that a method
@@ -461,8 +471,11 @@ def _sampled(A, times):
     return np.stack(values)
 
 
+_NUMPY = (np.ndarray, np.generic)  # the sum of two arrays without axes is a np.generic
+
+
 def _namespace(x: State) -> ModuleType:
-    return np if isinstance(x, np.ndarray) else sys.modules["torch"]
+    return np if isinstance(x, _NUMPY) else sys.modules["torch"]
 
 
 def _state(name: str, x: State) -> State:
@@ -476,12 +489,16 @@ def _state(name: str, x: State) -> State:
         return x
     if np.iscomplexobj(x):
         parts = [as_array(name, part, ndim=range(65)) for part in (np.real(x), np.imag(x))]
-        return parts[0] + 1j * parts[1]
+        return np.asarray(parts[0] + 1j * parts[1])
     return as_array(name, x, ndim=range(65))
 
 
+def _listed(times):
+    return times.tolist() if hasattr(times, "tolist") else times  # also of a tensor on an accelerator
+
+
 def _times(t) -> list[float]:
-    times = as_array("t", [float(time) for time in t], ndim=1)
+    times = as_array("t", _listed(t), ndim=1)
     if len(times) < 2:
         raise ValueError(f"t must have at least two times, got {len(times)}")
     if (late := np.flatnonzero(np.diff(times) <= 0)).size:
@@ -493,6 +510,7 @@ def _times(t) -> list[float]:
 def _check_finite(path: State, times: Sequence[float] | np.ndarray) -> None:
     """Raise at the first time at which the path is not finite; once infinite or NaN, a sum x + hk stays so."""
     lib = _namespace(path)
+    path = path if lib is np else path.detach()
     finite = lib.isfinite(path).reshape(len(path), -1)
     if not finite.all():
         step = int(np.argmin(np.asarray([bool(row.all()) for row in finite])))
