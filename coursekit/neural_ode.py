@@ -27,7 +27,7 @@ class AdjointResult:
     """∂L/∂θ, one tensor for each of the parameters, in their order."""
     grad_x0: Tensor
     adjoint: Tensor
-    """λ(t_k) = dL/dx(t_k), shape (n_times, *x0.shape); the first is grad_x0."""
+    """λ(t_k) = dL/dx(t_k), its own jump included; shape (n_times, *x0.shape). The first is grad_x0."""
     n_evaluations: int
     """Evaluations of the field, forward and backward."""
 
@@ -48,12 +48,15 @@ def adjoint_gradient(
     The adjoint solves λ' = -(∂f/∂x)ᵀλ backwards from λ(t_N) = ∂L/∂x(t_N), jumps by ∂L/∂x(t_k) at every other time, and
     ∂L/∂θ = ∫ (∂f/∂θ)ᵀλ dt. Three ways to have x on the way back:
 
-    - "joint": x is integrated backwards beside λ. Memory does not grow with the number of steps, but errors in x do, by
-      e^{μ(t_N - t₀)} where the flow contracts at rate μ.
+    - "joint": x is integrated backwards beside λ, from its end alone. Where the flow contracts at a rate μ, errors in x
+      grow by e^{μ(t_N - t₀)} on the way.
     - "stored": x comes from the trajectory of the forward solution, by cubic Hermite interpolation between its times.
     - "checkpoint": each segment of steps is solved again with its graph. This is the exact gradient of the discrete
       solution (that of back-propagation through the solver); the other two approximate the gradient of the ODE, at
       the order of the method.
+
+    "joint" and "stored" keep the graph of one evaluation at a time, "checkpoint" that of one segment. All of them hold
+    the trajectory, n_times states, which the loss may ask for.
 
     Parameters
     ----------
@@ -70,8 +73,9 @@ def adjoint_gradient(
     segment : int ≥ 1, optional
         Steps between checkpoints; the default is about √n_steps.
 
-    Raises ValueError for bad times, mode or method, parameters without gradients, an f of the wrong shape or a loss
-    that is not a scalar; FloatingPointError, with the step, if the solution is not finite.
+    Raises ValueError for bad times, mode or method, parameters without gradients, an f of the wrong shape, or a loss
+    that is not a scalar or uses the parameters itself; FloatingPointError, with the step, if the solution is not
+    finite, or if the way back is lost.
     Source: Chertkov §4.2.2; Cao §2.3.  Taught in: notebook 04_04.
     """
     tableau = TABLEAUS[one_of("method", method, FIXED)]
@@ -151,9 +155,9 @@ def _driven(drift, diffusion, times, dB):
     return lambda step, t, x: drift(t, x) + diffusion(t, x, dB[step]) / lengths[step]
 
 
-def _solve(field, x0, times, tableau, first=0):
+def _solve(field, x0, times, tableau):
     path = [x0]
-    for step, (start, end) in enumerate(itertools.pairwise(times), start=first):
+    for step, (start, end) in enumerate(itertools.pairwise(times)):
         path.append(runge_kutta_step(tableau, partial(field, step), start, path[-1], end - start))
     result = torch.stack(path)
     _check_finite(result, times)
@@ -183,15 +187,22 @@ def _adjoint(field, params, x0, times, loss, mode, tableau, segment) -> AdjointR
             shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"loss must map the trajectory to a scalar tensor, got {shape}")
         value = value.reshape(())
-        (jumps,) = _pull_back(value, (leaf,), torch.ones_like(value))
+        jumps, *direct = _pull_back(value, (leaf, *params), torch.ones_like(value))
         if jumps is None:
             raise ValueError("loss must depend on the trajectory, got one that does not")
+        if any(part is not None for part in direct):
+            raise ValueError("loss must depend on the parameters through the trajectory only")
     if mode == "checkpoint":
         n_steps = len(times) - 1
         segment = math.isqrt(n_steps) if segment is None else as_integer("segment", segment, low=1)
         adjoint, gradients = _through_segments(counted, params, path, times, jumps, tableau, segment)
     else:
         adjoint, gradients = _backwards(counted, params, path, times, jumps, tableau, stored=mode == "stored")
+    if not all(part.isfinite().all() for part in (adjoint, *gradients)):
+        raise FloatingPointError(
+            "the adjoint is not finite: the flow contracts so fast that the way back is lost; "
+            'mode="stored" or "checkpoint" does not need it'
+        )
     return AdjointResult(value.detach(), tuple(gradients), adjoint[0], adjoint, n_evaluations)
 
 
@@ -218,10 +229,9 @@ def _backwards(field, params, path, times, jumps, tableau, *, stored):
                 pulled = _pull_back(slope, (leaf, *params), _combine(lam, h, a, back_lam))
             back_x.append(slope.detach())
             back_lam.append(torch.zeros_like(leaf) if pulled[0] is None else -pulled[0])
-            if b:
-                used = [(g, p) for g, p in zip(gradients, pulled[1:], strict=True) if p is not None]
-                if used:
-                    torch._foreach_add_(*map(list, zip(*used, strict=True)), alpha=-h * b)
+            for gradient, part in zip(gradients, pulled[1:], strict=True):
+                if b and part is not None:
+                    gradient.add_(part, alpha=-h * b)
         x = _combine(x, h, tableau.b, back_x)
         adjoint.append(_combine(lam, h, tableau.b, back_lam) + jumps[step])
     return torch.stack(adjoint[::-1]), gradients
@@ -254,10 +264,9 @@ def _through_segments(field, params, path, times, jumps, tableau, segment):
             for step in range(first, last):
                 h = times[step + 1] - times[step]
                 again.append(runge_kutta_step(tableau, partial(field, step), times[step], again[-1], h))
-            # adding λ_kᵀx_k - (the later ones)ᵀx_k keeps the derivative at every time, in one sweep
-            total = sum((jumps[k] * again[k - first]).sum() for k in range(first, last))
-            total = total + (adjoint[-1] * again[-1]).sum()
-            pulled = torch.autograd.grad(total, (*again[:-1], *params), allow_unused=True)
+            # with the jumps as weights the derivative in x_k is λ_k, what comes after t_k included
+            weights = [*jumps[first:last], adjoint[-1]]
+            pulled = torch.autograd.grad(again, (*again[:-1], *params), weights, allow_unused=True)
         adjoint.extend(reversed(pulled[: last - first]))
         for gradient, part in zip(gradients, pulled[last - first :], strict=True):
             if part is not None:

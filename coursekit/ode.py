@@ -78,7 +78,7 @@ def odeint(
     Parameters
     ----------
     f : callable
-        ``f(t, x)`` with a float t and x of the shape of x0 returns an array of that shape.
+        ``f(t, x)`` with a float t and x of the shape of x0 returns a new array of that shape.
     x0 : numpy array or torch tensor of any shape
         Leading axes are as good as any: a batch of starts is solved at once. numpy arrays become float64 (or stay
         complex); a tensor keeps its dtype and device, and the result is differentiable.
@@ -133,6 +133,8 @@ def _evaluate(f, t, x):
         k = np.asarray(k)
     elif not isinstance(k, type(x)) and not hasattr(k, "add"):
         raise ValueError(f"f must return a tensor as x is, got {type(k).__name__}")
+    elif k.dtype != x.dtype:
+        raise ValueError(f"f(t, x) must have the dtype {x.dtype} of x, got {k.dtype}")
     if k.shape != x.shape:
         raise ValueError(f"f(t, x) must have the shape {tuple(x.shape)} of x, got {tuple(k.shape)}")
     return k
@@ -179,10 +181,10 @@ def solve_adaptive(
     """Solution of x' = f(t, x), x(t0) = x0 up to t1, with steps as long as the tolerance allows.
 
     A step h is accepted if the root mean square of (error estimate)/(atol + rtol max(|x(t)|, |x(t + h)|)) is at most 1;
-    the next is 0.9 (estimate)^(-1/5) times as long, a factor kept within [0.2, 5]. "dopri5" estimates the error by an
-    embedded method of order 4 (6 evaluations a step); "rk4_doubling" compares a step of RK4 with two of half the
-    length, error = (x_half - x_full)/15, and adds the estimate to x_half (11 evaluations). Step lengths are treated as
-    constants when torch differentiates the solution.
+    the next is 0.9 (estimate)^(-1/5) times as long, a factor kept within [0.2, 5], and at most 1 after a rejection.
+    "dopri5" estimates the error by an embedded method of order 4 (6 evaluations a step); "rk4_doubling" compares a step
+    of RK4 with two of half the length, error = (x_half - x_full)/15, and adds the estimate to x_half (11 evaluations).
+    Step lengths are treated as constants when torch differentiates the solution.
 
     Parameters
     ----------
@@ -217,7 +219,9 @@ def solve_adaptive(
             if len(middles) + n_rejected == max_steps:
                 raise FloatingPointError(f"t = {t:.6g} of {t1:g} after {max_steps} steps: the problem may be stiff")
             if not h >= 16 * np.spacing(max(abs(t), abs(t1))):
-                raise FloatingPointError(f"no step from t = {t:.6g} meets the tolerance: the solution blows up there")
+                raise FloatingPointError(
+                    f"no step from t = {t:.6g} meets the tolerance: the solution blows up there, or f jumps"
+                )
             last = t + 1.01 * h >= t1  # no last step of the length of a rounding error
             h = t1 - t if last else h
             new, middle, new_slope, error = attempt(counted, t, x, slope, h)
@@ -326,7 +330,7 @@ def leapfrog(grad_U: Callable[[State], State], x: State, v: State, dt: float, n_
     Parameters
     ----------
     grad_U : callable
-        ``grad_U(x)`` of the shape of x; one call a step.
+        ``grad_U(x)`` of the shape of x; n_steps + 1 calls.
     x, v : numpy arrays or torch tensors of one shape
         Positions and velocities; leading axes are a batch.
     dt : float, not 0

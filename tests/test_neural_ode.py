@@ -459,8 +459,8 @@ class TestSavedTensors:
                 assert saved.peak == 8 * d and saved.now == 0
             with SavedTensors() as saved:
                 adjoint_gradient(f, [W], x0, t, loss, mode="checkpoint", method=method)
-            # a segment of √N steps, less its first x, a leaf; besides, the N + 1 jumps and one λ
-            assert saved.peak == (2 * s * math.isqrt(N) - 1 + N + 1 + 1) * 8 * d and saved.now == 0
+            # a segment of √N steps, less its first x, a leaf
+            assert saved.peak == (2 * s * math.isqrt(N) - 1) * 8 * d and saved.now == 0
 
 
 def increments(seed, n_steps, n_paths, T=1.0):
@@ -730,3 +730,30 @@ class TestLossesThatAreNone:
             adjoint_gradient(lambda t, x: -x, [], torch.ones(2, dtype=torch.int64), [0, 1], torch.sum)
         with pytest.raises(ValueError, match="t must have 1 dimension"):
             adjoint_gradient(lambda t, x: -x, [], torch.ones(2), torch.tensor(1.0), torch.sum)
+
+
+def test_a_loss_of_the_parameters_themselves_is_refused():
+    w = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="through the trajectory only"):
+        adjoint_gradient(lambda t, x: -w * x, [w], torch.ones(2), [0, 1], lambda path: path.sum() + (w**2).sum())
+
+
+def test_a_way_back_that_is_lost_is_told():
+    # z' = -μ(z - cos t) backwards over 2 with μ = 800: e^{1600}
+    mu = torch.tensor(800.0, dtype=torch.float64, requires_grad=True)
+    field = lambda t, z: -mu * (z - math.cos(t))  # noqa: E731
+    problem = (field, [mu], torch.ones((), dtype=torch.float64), np.linspace(0, 2, 1001), lambda path: (path**2).mean())
+    with pytest.raises(FloatingPointError, match="way back is lost"):
+        adjoint_gradient(*problem)
+    assert torch.isfinite(adjoint_gradient(*problem, mode="checkpoint").grad_params[0])
+
+
+@pytest.mark.parametrize("mode", ["joint", "stored", "checkpoint"])
+def test_complex_states(mode):
+    # x' = i x: L = Re x(1) = Re(e^i x0) = cos(1) Re x0 - sin(1) Im x0, and torch's gradient is ∂L/∂Re + i ∂L/∂Im
+    x0 = torch.tensor([0.3 + 0.4j], dtype=torch.complex128)
+    result = adjoint_gradient(
+        lambda t, x: 1j * x, [], x0, np.linspace(0, 1, 101), lambda p: p[-1].real.sum(), mode=mode
+    )
+    expected = complex(math.cos(1), -math.sin(1))
+    assert abs(result.grad_x0[0].item() - expected) < 1e-9

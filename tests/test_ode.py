@@ -1007,3 +1007,8 @@ class TestDyson:
 
     def test_no_terms(self):
         np.testing.assert_array_equal(ode.dyson(rotating, 0, 1, 0), np.eye(2)[None])
+
+
+def test_a_field_of_another_precision_is_refused(unchecked):
+    with pytest.raises(ValueError, match="must have the dtype torch.float32 of x, got torch.float64"):
+        ode.odeint(lambda t, x: x.double(), torch.ones(2), [0, 1])
