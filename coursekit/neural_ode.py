@@ -76,7 +76,7 @@ def adjoint_gradient(
     Raises ValueError for bad times, mode or method, parameters without gradients, an f of the wrong shape, or a loss
     that is not a scalar or uses the parameters itself; FloatingPointError, with the step, if the solution is not
     finite, or if the way back is lost.
-    Source: Chertkov §4.2.2; Cao §2.3.  Taught in: notebook 04_04.
+    Source: Chertkov §4.2.2; Cao §2.3.  Taught in: notebook 04_04b.
     """
     tableau = TABLEAUS[one_of("method", method, FIXED)]
     times = _times(t)
@@ -111,7 +111,7 @@ def sdeint(
 
     Raises ValueError if there is not one increment a step or a field has the wrong shape; FloatingPointError, with the
     step, if the path is not finite.
-    Source: Cao §2.4.  Taught in: notebook 04_04.
+    Source: Cao §2.4.  Taught in: notebook 04_04b.
     """
     times = _times(t)
     return _solve(_driven(drift, diffusion, times, dB), _state("x0", x0), times, TABLEAUS["heun"])
@@ -140,7 +140,7 @@ def sde_adjoint_gradient(
     params, loss, mode : as in `adjoint_gradient`
 
     Raises as `sdeint` and `adjoint_gradient` do.
-    Source: Cao §2.4 (Theorem 2.7).  Taught in: notebook 04_04.
+    Source: Cao §2.4 (Theorem 2.7).  Taught in: notebook 04_04b.
     """
     times = _times(t)
     field = _driven(drift, diffusion, times, dB)
@@ -284,7 +284,7 @@ class SavedTensors:
             odeint(f, x0, t).sum().backward()
         saved.peak
 
-    Taught in: notebook 04_04.
+    Taught in: notebook 04_04b.
     """
 
     def __init__(self) -> None:
