@@ -1,6 +1,7 @@
 """Progress bars for loops that a person waits for."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -8,8 +9,10 @@ T = TypeVar("T")
 
 
 def unattended() -> bool:
-    """Whether the notebook is executed by a program (`coursekit run`, nbval, CI) and nobody is watching."""
-    return bool(os.environ.get("COURSEKIT_UNATTENDED"))
+    """Whether nobody is watching: a program executes the notebook (`coursekit run`, nbval, CI), or writes to a file."""
+    if os.environ.get("COURSEKIT_UNATTENDED"):
+        return True
+    return "ipykernel" not in sys.modules and not sys.stderr.isatty()
 
 
 def track(iterable: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:

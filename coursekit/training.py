@@ -1,6 +1,6 @@
 """One training loop for the course: mini-batches from memory, a history, evaluation in evaluation mode."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from coursekit._validation import as_integer
+from coursekit.progress import track
 
 Loss = Callable[..., Tensor]
 
@@ -35,7 +36,7 @@ def fit(
     data: tuple[Tensor, ...],
     optimizer: torch.optim.Optimizer,
     *,
-    epochs: int | Iterable[object],
+    epochs: int,
     batch_size: int,
     schedule: Callable[[float], float] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -56,12 +57,11 @@ def fit(
     data : tensors of equal length, on the device of the model
         ``(X, y)``; batches are taken along the first axis.
     optimizer : torch optimizer of the model's parameters
-    epochs : int ≥ 1, or an iterable that is run through
-        ``progress.track(range(5), "training")`` shows a bar.
+    epochs : int ≥ 1
+        A progress bar is shown when a person is watching.
     batch_size : int ≥ 1
     schedule : callable, optional
-        Factor of the learning rates as a function of the fraction of steps done, in [0, 1); needs an int for `epochs`
-        or an iterable with a length.
+        Factor of the learning rates as a function of the fraction of steps done, in [0, 1).
     evaluate : callable, optional
         ``evaluate(model)`` returns named numbers for the history; it gets the averaged model if there is one.
     ema_decay : float in [0, 1), optional
@@ -77,8 +77,7 @@ def fit(
     """
     n_samples = _common_length(data)
     batch_size = as_integer("batch_size", batch_size, low=1)
-    if not isinstance(epochs, Iterable):
-        epochs = range(as_integer("epochs", epochs, low=1))
+    epochs = as_integer("epochs", epochs, low=1)
     if ema_decay is not None and not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}")
     average = None
@@ -87,7 +86,7 @@ def fit(
         average.update_parameters(model)  # the first call copies
     scheduler = None
     if schedule is not None:
-        n_steps = len(epochs) * len(_batches(n_samples, batch_size))  # type: ignore[arg-type]
+        n_steps = epochs * len(_batches(n_samples, batch_size))
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: schedule(min(step, n_steps - 1) / n_steps)
         )
@@ -102,7 +101,7 @@ def fit(
 
     with _modes_kept(model):
         record()
-        for _ in epochs:
+        for _ in track(range(epochs), "training"):
             model.train()
             first = len(losses)
             order = torch.randperm(n_samples, generator=generator)
@@ -123,8 +122,6 @@ def fit(
                     scheduler.step()
             _check_losses(losses, first)
             record()
-    if not losses:
-        raise ValueError("epochs must yield at least one item, got none")
     table = torch.stack(norms).cpu().numpy().T if norms else ()
     return History(
         torch.stack(losses).cpu().double().numpy(),

@@ -267,7 +267,7 @@ class TestFit:
             return 1 + s**2
 
         # 7 = 2 + 2 + 2 + 1, and a single sample is left out: 3 steps an epoch
-        training.fit(model, loss, ones(7), optimizer, epochs=range(4), batch_size=2, schedule=schedule)
+        training.fit(model, loss, ones(7), optimizer, epochs=4, batch_size=2, schedule=schedule)
         biases.append(model[1].bias.item())
         np.testing.assert_allclose(-np.diff(biases), 0.5 * (1 + (np.arange(12) / 12) ** 2), rtol=1e-12)
         np.testing.assert_allclose(list(dict.fromkeys(fractions))[:12], np.arange(12) / 12, rtol=1e-15)
@@ -328,7 +328,7 @@ class TestFit:
         assert torch.equal(model.weight, kept)
 
     @pytest.mark.usefixtures("unchecked")
-    @pytest.mark.parametrize("epochs", [3, np.int64(3), ["a", "b", "c"], range(3), iter(range(3))])
+    @pytest.mark.parametrize("epochs", [3, np.int64(3)])
     def test_epochs(self, epochs):
         model = line()
         assert len(training.fit(model, mean_output, ones(4), sgd(model), epochs=epochs, batch_size=2).loss) == 6
@@ -362,7 +362,7 @@ class TestFit:
             ({"epochs": 0}, "epochs must be at least 1, got 0"),
             ({"epochs": True}, "epochs must be an integer, got True"),
             ({"epochs": 1.5}, "epochs must be an integer, got 1.5"),
-            ({"epochs": []}, "epochs must yield at least one"),
+            ({"epochs": [1]}, "epochs must be an integer, got"),
             ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
             ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\), got -0.1"),
             ({"ema_decay": math.nan}, r"ema_decay must be in \[0, 1\), got nan"),
@@ -538,3 +538,15 @@ def test_gradient_norms_do_not_underflow_in_single_precision():
     model = torch.nn.Linear(16, 1, bias=False)
     norms = training.gradient_norms(model, lambda model, c: c * model.weight.sum(), torch.tensor(1e-30))
     assert norms["weight"] == pytest.approx(4e-30, rel=1e-6)
+
+
+def test_a_person_sees_the_progress_and_a_program_does_not(monkeypatch, capsys):
+    def run():
+        model = line()
+        training.fit(model, mean_output, ones(4), sgd(model), epochs=2, batch_size=2, generator=seeded(0))
+        return capsys.readouterr().err
+
+    assert run() == ""
+    monkeypatch.delenv("COURSEKIT_UNATTENDED")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert "training" in run()
