@@ -2,6 +2,9 @@ from . import autodiff as autodiff
 from . import claims as claims
 from . import course as course
 from . import data as data
+from . import distributions as distributions
+from . import empirical as empirical
+from . import information as information
 from . import landscape as landscape
 from . import linalg as linalg
 from . import neural_ode as neural_ode
@@ -14,6 +17,7 @@ from . import random as random
 from . import regression as regression
 from . import shallow as shallow
 from . import training as training
+from . import transport as transport
 from ._validation import ConvergenceWarning as ConvergenceWarning
 from .claims import ClaimError as ClaimError
 from .claims import claim as claim
