@@ -90,7 +90,7 @@ class TestGaussian:
         np.testing.assert_array_equal(x, g.sample(n, rng=np.random.default_rng(0)))
 
     def test_very_different_units(self):
-        cov = np.diag([1e-12, 1.0, 1e12])
+        cov = np.diag([1e-20, 1.0, 1e20])
         assert Gaussian(np.zeros(3), cov).log_prob(np.zeros(3)) == pytest.approx(-1.5 * LOG_2PI, rel=1e-14)
 
     @pytest.mark.usefixtures("unchecked")
@@ -115,7 +115,10 @@ class TestGaussian:
             (lambda: Gaussian(np.zeros(2), np.eye(2)).affine(np.eye(3)), r"A must have shape \(any, 2\)"),
             (lambda: Gaussian(np.zeros(2), np.eye(2)).affine(np.eye(2), np.zeros(3)), r"b must have shape \(2,\)"),
             (lambda: Gaussian(np.zeros(2), np.eye(2)).affine(np.ones((2, 2))), "A must have linearly independent rows"),
-            (lambda: Gaussian(np.zeros(2), np.eye(2)).affine(np.ones((3, 2))), "A must have linearly independent rows"),
+            (
+                lambda: Gaussian(np.zeros(2), np.eye(2)).affine(np.eye(3)[:, :2]),
+                "A must have linearly independent rows",
+            ),
             (lambda: Gaussian(np.zeros(2), np.eye(2)).condition([0, 1], np.ones(2)), "index must name between 1 and 1"),
             (lambda: Gaussian(np.zeros(3), np.eye(3)).condition([1, 1], np.ones(2)), "index must name .* different"),
             (
@@ -179,6 +182,11 @@ class TestGaussianMixture:
         np.testing.assert_allclose(np.triu(mixture.cov), expected)
         x = mixture.sample(40_000, rng=0)
         assert abs(np.cov(x.T)[0, 1] - expected[0][1]) < 5 * 4 / math.sqrt(40_000)
+        # the factor and not its transpose: Var of the sample covariance is (Σ₁₁Σ₂₂ + Σ₁₂²)/n
+        cov = np.array([[4.0, 1.9], [1.9, 1.0]])
+        x = GaussianMixture(np.ones(1), np.zeros((1, 2)), cov[None]).sample(10_000, rng=0)
+        error = np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / 10_000)
+        assert (np.abs(np.cov(x.T) - cov) < 5 * error).all()
 
     @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize(

@@ -388,6 +388,9 @@ class TestBandwidths:
             lambda u: float(kde_mise(math.exp(u), 2000, LAPLACE).total), bounds=(-5, 0), method="bounded"
         )
         assert kde_mise(h, 2000, LAPLACE).total < 2 * best.fun
+        for seed in range(6):
+            y = np.random.default_rng(seed).laplace(size=200)
+            assert lscv(y, cv_bandwidth(y) * np.linspace(0.97, 1.03, 13)).argmin() == 6
         assert cv_bandwidth(5 * x + 3) == pytest.approx(5 * h, rel=1e-3)
 
     def test_ties(self):
@@ -459,6 +462,11 @@ class TestMISE:
             expected = erf(1 / (math.sqrt(2) * s)) - s * math.sqrt(2 / math.pi) * -np.expm1(-0.5 / s**2)
         Q = overlap_from_cf(lambda t: np.exp(0.5j * t) * np.sinc(t / (2 * math.pi)), 1.0)
         np.testing.assert_allclose(Q(s), expected, rtol=1e-12)
+
+    @pytest.mark.parametrize("s", [1e-6, 1e-3, 1e3])
+    def test_quadrature_finds_the_scale_of_the_law(self, s):
+        Q = overlap_from_cf(NORMAL.cf, 0.5 / math.sqrt(math.pi))
+        assert Q(np.array(s)) == pytest.approx(1 / math.sqrt(2 * math.pi * (2 + s * s)), rel=1e-11)
 
     @pytest.mark.parametrize("scale", [1e-6, 1e6])
     def test_units(self, scale):
