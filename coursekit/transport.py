@@ -356,9 +356,9 @@ def sinkhorn(
     lower bound of the minimum: see `gap`.
 
     The scalings u = exp(δf/reg), v = exp(δg/reg) run on the kernel of the current f and g, two products of a matrix
-    with a vector an iteration, and are absorbed into f and g before they can overflow (Schmitzer 2019). Where the
-    iteration is slow, as for small reg, Newton's method for the dual is tried, O(n³) for n ≤ m, and a step of it kept
-    if it halves the residual.
+    with a vector an iteration, and are absorbed into f and g before they can overflow (Schmitzer 2019); small reg is
+    reached through larger ones. Where the iteration is slow, Newton's method for the dual is tried, O(n³) for n ≤ m,
+    and a step of it kept if it halves the residual.
 
     Parameters
     ----------
@@ -388,17 +388,16 @@ def sinkhorn(
         )
     feasible = _with_marginals(P, a, b)
     information = xlogy(feasible, feasible).sum() - xlogy(a, a).sum() - xlogy(b, b).sum()
-    lower = a @ f + b @ g - reg * (P.sum() - 1)
-    gap = np.vdot(C, feasible) + reg * information - lower
+    gap = np.vdot(C, feasible) + reg * information - (a @ f + b @ g)  # ΣP = 1, as one marginal is exact
     return Plan(P, float(np.vdot(C, P)), f, g, n_iter, residual, float(gap))
 
 
 def _on_support(a, b, C, tol, max_iter):
-    """`_scale` on the points that have a weight; the potentials of the others follow from the fixed-point equations."""
+    """`_anneal` on the points that have a weight; potentials of the others follow from the fixed-point equations."""
     rows, columns = a > 1e-100, b > 1e-100  # below, the entries of the plan would underflow
     f, g, P = np.empty(len(a)), np.empty(len(b)), np.zeros(C.shape)
     support = np.ix_(rows, columns)
-    f[rows], g[columns], P[support], n_iter = _scale(a[rows], b[columns], C[support], tol, max_iter)
+    f[rows], g[columns], P[support], n_iter = _anneal(a[rows], b[columns], C[support], tol, max_iter)
     f[~rows] = _soft_minimum(C[~rows][:, columns] - g[columns], b[columns], axis=1)
     g[~columns] = _soft_minimum(C[rows][:, ~columns] - f[rows, None], a[rows, None], axis=0)
     return f, g, P, n_iter
@@ -410,13 +409,23 @@ def _soft_minimum(C, weights, axis):
     return low.squeeze(axis) - np.log((weights * np.exp(low - C)).sum(axis=axis))
 
 
-def _scale(a, b, C, tol, max_iter):
-    """Sinkhorn's iteration for positive weights and reg = 1: f, g, P and the number of steps."""
+def _anneal(a, b, C, tol, max_iter):
+    """`_scale` from the potentials of a larger reg, in turn from those of a larger: far ones take ~ 1/reg steps."""
     if len(a) > len(b):  # Newton's system is of the size of a
-        g, f, P, n_iter = _scale(b, a, C.T, tol, max_iter)
+        g, f, P, n_iter = _anneal(b, a, C.T, tol, max_iter)
         return f, g, P.T, n_iter
+    g, used, factor = np.zeros(len(b)), 0, 4.0 ** math.ceil(math.log(max(np.ptp(C) / 50, 1), 4))
+    while factor > 1 and max_iter - used > 1:
+        _, g, _, n_iter = _scale(a, b, C / factor, g / factor, 1e-4, (max_iter - used) // 2)
+        g, used, factor = factor * g, used + n_iter, factor / 4
+    f, g, P, n_iter = _scale(a, b, C, g, tol, max_iter - used)
+    return f, g, P, used + n_iter
+
+
+def _scale(a, b, C, g, tol, max_iter):
+    """Sinkhorn's iteration for positive weights and reg = 1, from g: f, g, P and the number of steps."""
     # after two steps in the log domain no row and no column of the kernel underflows as a whole
-    f = _soft_minimum(C, b, axis=1)
+    f = _soft_minimum(C - g, b, axis=1)
     g = _soft_minimum(C - f[:, None], a[:, None], axis=0)
     u, v, K = np.ones(len(a)), np.ones(len(b)), _kernel(f, g, a, b, C)
     errors: list[float] = []
@@ -432,16 +441,11 @@ def _scale(a, b, C, tol, max_iter):
                 better = _newton(u, v, K, a, b, 0.5 * errors[-1])
                 wait = wait if better else 2 * wait
             next_try = n_iter + (0 if better else wait if slow else N_RATE)
-        u, v = better or _sinkhorn_step(Kv, K, a, b)
+        u, v = better or (a / Kv, b / (a / Kv @ K))
         if max(u.max(), v.max()) > LARGEST_SCALING or min(u.min(), v.min()) < 1 / LARGEST_SCALING:
             f, g = f + np.log(u), g + np.log(v)
             u, v, K = np.ones(len(a)), np.ones(len(b)), _kernel(f, g, a, b, C)
     return f + np.log(u), g + np.log(v), u[:, None] * K * v, n_iter
-
-
-def _sinkhorn_step(Kv, K, a, b):
-    u = a / Kv
-    return u, b / (u @ K)
 
 
 def _newton(u, v, K, a, b, enough):
@@ -489,11 +493,7 @@ def _residual(P, a, b):
 
 def _with_marginals(P, a, b):
     """A plan of exactly these marginals, off P by at most twice its residual (Altschuler, Weed and Rigollet 2017)."""
-    P = P * _at_most_one(a, P.sum(axis=1))[:, None]
-    P *= _at_most_one(b, P.sum(axis=0))
+    P = P * (a / np.maximum(a, P.sum(axis=1), where=a > 0, out=np.ones_like(a)))[:, None]
+    P *= b / np.maximum(b, P.sum(axis=0), where=b > 0, out=np.ones_like(b))
     rows, columns = np.maximum(a - P.sum(axis=1), 0), np.maximum(b - P.sum(axis=0), 0)
     return P + np.outer(rows, columns / (rows.sum() or 1.0))
-
-
-def _at_most_one(wanted, present):
-    return np.divide(wanted, present, out=np.ones_like(wanted), where=present > wanted)

@@ -470,6 +470,8 @@ class TestExact:
         a, b = np.array([1e-9, 1 - 1e-9]), np.array([1 - 1e-9, 1e-9])
         plan = transport.ot_exact(a, b, scale * np.array([[0, 1], [1, 0.0]]))
         assert plan.cost == pytest.approx(scale * (1 - 2e-9), rel=1e-12) and plan.residual < 1e-15
+        a, b, C = probabilities(0, 8), probabilities(1, 7), gaussian(2, 8, 7) ** 2
+        assert transport.ot_exact(a, b, scale * C).cost == pytest.approx(scale * ot.emd2(a, b, C), rel=1e-9)
 
     def test_zero_weights_and_zero_costs(self):
         plan = transport.ot_exact(vector(0.0, 1.0), vector(0.5, 0.5, 0.0), np.arange(6.0).reshape(2, 3))
@@ -602,7 +604,45 @@ class TestSinkhorn:
         np.testing.assert_allclose(plan.f, f, atol=1e-12)
         np.testing.assert_allclose(plan.g, g, atol=1e-12)
 
-    def test_far_costs_need_absorption(self):
+    def test_absorption(self):
+        # two sites of weights .6, .4 and .4, .6: mass 0.2 moves at a cost of 1600, potentials drift by as much
+        x = np.repeat([0.0, 40.0], 3)
+        a = np.repeat([0.2, 0.4 / 3], 3)
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            plan = transport.sinkhorn(a, a[::-1].copy(), (x[:, None] - x) ** 2, 1.0)
+        assert plan.cost == pytest.approx(0.2 * 1600, rel=1e-8)
+        assert plan.residual <= 1e-9 * (1 + 1e-5) and np.ptp(plan.f) > 1000
+
+    @pytest.mark.parametrize(
+        ("n", "m", "d", "seed"), [(13, 13, 2, 147), (60, 60, 2, 0), (40, 70, 1, 1), (70, 40, 3, 2)]
+    )
+    def test_few_points_far_apart(self, n, m, d, seed):
+        # close to an assignment: clusters that hardly exchange mass, from zero thousands of steps away
+        C = squared(gaussian(seed, n, d), 1.5 * gaussian(seed + 1, m, d) + 1)
+        a, b = (np.full(k, 1 / k) for k in (n, m))
+        plan = transport.sinkhorn(a, b, C, 1e-3 * C.max())
+        assert plan.residual <= 1e-9 * (1 + 1e-5) and plan.n_iter < 3000
+        exact = transport.ot_exact(a, b, C).cost
+        assert exact <= plan.cost <= exact + 1e-3 * C.max() * math.log(min(n, m))
+
+    def test_converged_at_the_last_step(self, recwarn):
+        a, b, C = grid_problem(60)
+        n_iter = transport.sinkhorn(a, b, C, 2.0).n_iter
+        assert transport.sinkhorn(a, b, C, 2.0, max_iter=n_iter).n_iter == n_iter
+        assert not recwarn
+        with pytest.warns(ConvergenceWarning):
+            transport.sinkhorn(a, b, C, 2.0, max_iter=n_iter - 1)
+
+    def test_weights_near_the_smallest_float(self):
+        # without a cut whole columns of the kernel would underflow
+        a, b, C = np.array([0.4, 0.6, 1e-250]), np.array([1e-230, 0.5, 0.5]), gaussian(0, 3, 3)
+        with np.errstate(divide="raise", invalid="raise", over="raise"):
+            plan = transport.sinkhorn(a, b, C, 0.1)
+        heavy = transport.sinkhorn(a[:2], b[1:], C[:2, 1:], 0.1)
+        np.testing.assert_allclose(plan.P[:2, 1:], heavy.P, rtol=1e-12)
+        assert np.isfinite(plan.f).all() and np.isfinite(plan.g).all()
+
+    def test_far_costs(self):
         # potentials of ±500 reg: far beyond what a scaling can hold
         a, b, C = probabilities(0, 30), probabilities(1, 30), 1000 * gaussian(2, 30, 30) ** 2
         with np.errstate(over="raise", invalid="raise", divide="raise"):
