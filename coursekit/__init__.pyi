@@ -4,6 +4,7 @@ from . import course as course
 from . import data as data
 from . import distributions as distributions
 from . import empirical as empirical
+from . import flows as flows
 from . import information as information
 from . import landscape as landscape
 from . import linalg as linalg

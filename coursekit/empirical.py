@@ -203,7 +203,7 @@ def kde(
 
     Raises ValueError if an argument is malformed, or a rule meets a sample without spread.
     Source: Chertkov §5.2.2, eqs. (5.2) and (5.3); Silverman, Density Estimation (1986), §3.5.
-    Taught in: notebook 05_02.
+    Taught in: notebook 05_02b.
     """
     x, grid = as_array("x", x, ndim=1), as_array("grid", grid, ndim=1)
     one_of("method", method, ("fft", "direct"))
@@ -276,7 +276,7 @@ def silverman_bandwidth(x: Float[np.ndarray, " n"]) -> float:
 
     σ has the divisor n - 1. Where more than half of the sample is tied and the IQR is 0, σ alone is used.
     Raises ValueError if x is malformed or has no two different values.
-    Source: Silverman, Density Estimation (1986), eq. (3.31).  Taught in: notebook 05_02.
+    Source: Silverman, Density Estimation (1986), eq. (3.31).  Taught in: notebook 05_02b.
     """
     return 0.9 * _spread(x, robust=True) * len(x) ** -0.2
 
@@ -286,7 +286,7 @@ def scott_bandwidth(x: Float[np.ndarray, " n"]) -> float:
 
     σ has the divisor n - 1. scipy gives the name to σ n^(-1/5).
     Raises ValueError if x is malformed or has no two different values.
-    Source: Scott, Multivariate Density Estimation (1992), eq. (6.17).  Taught in: notebook 05_02.
+    Source: Scott, Multivariate Density Estimation (1992), eq. (6.17).  Taught in: notebook 05_02b.
     """
     return 1.06 * _spread(x) * len(x) ** -0.2
 
@@ -310,7 +310,7 @@ def lscv(x: Float[np.ndarray, " n"], bandwidths: Float[np.ndarray, " k"]) -> Flo
     The pairs are summed in Fourier space on a grid of spacing h/32, O(n + range/h) a bandwidth.
 
     Raises ValueError if x has fewer than two values, or a bandwidth is not positive or needs more than 2²⁴ grid points.
-    Source: Rudemo (1982); Bowman (1984); Silverman (1986), §3.4.3.  Taught in: notebook 05_02.
+    Source: Rudemo (1982); Bowman (1984); Silverman (1986), §3.4.3.  Taught in: notebook 05_02b.
     """
     x, h = np.sort(as_array("x", x, ndim=1)), as_array("bandwidths", bandwidths, ndim=1)
     n = len(x)
@@ -352,7 +352,7 @@ def cv_bandwidth(x: Float[np.ndarray, " n"]) -> float:
     data have ties, and then lscv falls without bound for h → 0.
 
     Raises ValueError if x is malformed or has no two different values.
-    Source: Silverman (1986), §3.4.3.  Taught in: notebook 05_02.
+    Source: Silverman (1986), §3.4.3.  Taught in: notebook 05_02b.
     """
     center = 1.144 * _spread(x, robust=True) * len(x) ** -0.2
     trial = center * np.geomspace(0.01, 3, 58)  # 10 % apart
@@ -402,7 +402,7 @@ def kde_mise(bandwidth: Float[np.ndarray, "*h"] | float, n: int, overlap: Callab
         Q, of arrays: `distributions.NormalMixture.overlap` in closed form, or `overlap_from_cf`.
 
     Raises ValueError if a bandwidth is not positive, or Q is not positive and decreasing from Q(0).
-    Source: Marron and Wand, Ann. Statist. 20 (1992), theorem 2.1; Chertkov §5.2.2.  Taught in: notebook 05_02.
+    Source: Marron and Wand, Ann. Statist. 20 (1992), theorem 2.1; Chertkov §5.2.2.  Taught in: notebook 05_02b.
     """
     h, n = as_array("bandwidth", bandwidth, ndim=range(9)), as_integer("n", n, low=1)
     if not (h > 0).all():
@@ -423,7 +423,7 @@ def overlap_from_cf(cf: Callable[[Any], Any], roughness: float) -> Callable[[Any
 
     Raises ValueError if roughness is not positive; the overlap, if s is negative; it warns (ConvergenceWarning) if the
     quadrature does not reach 1e-12.
-    Source: Chertkov §5.2.2, by Parseval's identity.  Taught in: notebook 05_02.
+    Source: Chertkov §5.2.2, by Parseval's identity.  Taught in: notebook 05_02b.
     """
     roughness = as_number("roughness", roughness, low=0, strict=True)
 
@@ -448,7 +448,7 @@ def kde_moments(
     (K_s * p)(x) = (1/π) ∫₀^∞ Re[φ(t) exp(-itx)] exp(-s²t²/2) dt by adaptive quadrature.
 
     Raises ValueError if an argument is malformed; warns (ConvergenceWarning) if quadrature does not reach 1e-12.
-    Source: Chertkov §5.2.2, eqs. (5.2) and (5.3).  Taught in: notebook 05_02.
+    Source: Chertkov §5.2.2, eqs. (5.2) and (5.3).  Taught in: notebook 05_02b.
     """
     grid, n = as_array("grid", grid, ndim=1), as_integer("n", n, low=1)
     h = as_number("bandwidth", bandwidth, low=0, strict=True)

@@ -175,7 +175,7 @@ def sliced_wasserstein(
 
     Takes a few times 32 MB, or what one projection needs. Raises ValueError if the samples are empty or not finite,
     their dimensions differ, or a number is out of range.
-    Source: Bonneel et al., J. Math. Imaging Vis. 51 (2015).  Taught in: notebook 06_03.
+    Source: Bonneel et al., J. Math. Imaging Vis. 51 (2015).  Taught in: notebook 06_03b.
     """
     X = as_array("X", X, ndim=2)
     Y = as_array("Y", Y, ndim=2, shape=(None, X.shape[1]))
@@ -208,7 +208,7 @@ def gaussian_w2(
 
     Returns the distance, not its square. Raises ValueError if the shapes differ, or a covariance is not symmetric or
     has a negative eigenvalue.
-    Source: Chertkov §6.2.5; Dowson and Landau (1982).  Taught in: notebook 06_03.
+    Source: Chertkov §6.2.5; Dowson and Landau (1982).  Taught in: notebook 06_03b.
     """
     m0, (L0, _), m1, (L1, _) = _gaussians(m0, S0, m1, S1)
     U, _, Vt = np.linalg.svd(L1.T @ L0)  # the nearest orthogonal matrix is the polar factor (Procrustes)
@@ -224,7 +224,7 @@ def gaussian_map(
     the gradient of a convex function. b = m1 - A m0. S1 may be singular.
 
     Parameters and errors as in `gaussian_w2`; ValueError also for a singular S0, from which no map need exist.
-    Source: Chertkov §5.2.4 and §6.2.5.  Taught in: notebook 06_03.
+    Source: Chertkov §5.2.4 and §6.2.5.  Taught in: notebook 06_03b.
     """
     m0, (L0, rank), m1, (L1, _) = _gaussians(m0, S0, m1, S1)
     if rank < len(m0):
@@ -325,12 +325,12 @@ def _linear_programme(a, b, C):
             scipy.sparse.kron(scipy.sparse.eye_array(n), np.ones((1, m))),
             scipy.sparse.kron(np.ones((1, n)), scipy.sparse.eye_array(m)),
         ]
-    ).tocsr()
+    ).tocsr()[:-1]  # the last equation follows from the others, and with rounded masses would contradict them
     mass = max(n, m)  # the tolerances of HiGHS are absolute: masses of about 1
     result = scipy.optimize.linprog(
         C.ravel(),
         A_eq=A,
-        b_eq=mass * np.concatenate([a, b]),
+        b_eq=mass * np.concatenate([a, b[:-1]]),
         method="highs",
         options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )
@@ -372,7 +372,7 @@ def sinkhorn(
         Steps, of either kind; warns `ConvergenceWarning` with the residual if they do not suffice.
 
     Raises ValueError for weights that are negative or do not sum to 1, costs that do not match, reg ≤ 0.
-    Source: Cuturi (2013); Peyré and Cuturi, Computational Optimal Transport (2019), §4.  Taught in: notebook 06_03.
+    Source: Cuturi (2013); Peyré and Cuturi, Computational Optimal Transport (2019), §4.  Taught in: notebook 06_03b.
     """
     a, b, C = _problem(a, b, C)
     reg, tol = as_number("reg", reg, low=0, strict=True), as_number("tol", tol, low=0, strict=True)

@@ -36,7 +36,7 @@ def predictive_uncertainty(p: Float[np.ndarray, "members *batch k"], base: float
     base : float > 1, optional
 
     Raises ValueError if p is negative, not finite, does not sum to 1 or has fewer than two axes.
-    Source: Houlsby et al., arXiv:1112.5745 (2011); Chertkov §6.2.1.  Taught in: notebook 06_02.
+    Source: Houlsby et al., arXiv:1112.5745 (2011); Chertkov §6.2.1.  Taught in: notebook 06_02b.
     """
     p, unit = pmf("p", as_array("p", p, ndim=range(2, 65))), unit_of(base)
     total, aleatoric = entr(p.mean(axis=0)).sum(axis=-1), entr(p).sum(axis=-1).mean(axis=0)
@@ -54,7 +54,7 @@ class ClassifierInformation:
     cross_entropy: float
     """Mean of -log p(y|x); less the predictive entropy it is the calibration gap."""
     plug_in: float
-    """H(Y) - predictive entropy: I(X;Y) if the forecasts are calibrated, whatever an overconfident one likes if not."""
+    """H(Y) - predictive entropy: I(Y; forecast) ≤ I(X;Y) if the forecasts are calibrated, no bound if they are not."""
     variational: float
     """H(Y) - cross-entropy ≤ I(X;Y) for every forecast (in the mean over the labels); -inf if a label was ruled out."""
     confusion: float
@@ -76,7 +76,7 @@ def classifier_information(
     base : float > 1, optional
 
     Raises ValueError if log_p is not normalised, holds NaN or +inf, or y has other values or another length.
-    Source: Chertkov §6.2.2; Barber and Agakov, NIPS (2003).  Taught in: notebook 06_02.
+    Source: Chertkov §6.2.2; Barber and Agakov, NIPS (2003).  Taught in: notebook 06_02b.
     """
     log_p, unit = log_pmf("log_p", log_p, ndim=2), unit_of(base)
     n, k = log_p.shape
@@ -114,7 +114,7 @@ def fit_temperature(logits: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]) 
     y : (n,) class numbers 0..k - 1
 
     Raises ValueError if logits holds NaN or +inf, a label's logit is -inf, or y does not match.
-    Source: Guo et al., ICML (2017); Chertkov §6.2.1.  Taught in: notebook 06_02.
+    Source: Guo et al., ICML (2017); Chertkov §6.2.1.  Taught in: notebook 06_02b.
     """
     z = log_array("logits", logits, ndim=2)
     n, k = z.shape
@@ -188,7 +188,7 @@ def reliability(
 
     Raises ValueError if confidences are outside [0, 1] or the edges, correct is not of 0 and 1, or lengths differ.
     Source: Guo et al., ICML (2017); Bröcker and Smith, Weather and Forecasting 22 (2007); Chertkov §6.1.4.
-    Taught in: notebook 06_02.
+    Taught in: notebook 06_02b.
     """
     c = as_array("confidence", confidence, ndim=1)
     hit = as_array("correct", correct, ndim=1, shape=c.shape)
