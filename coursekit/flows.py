@@ -12,6 +12,7 @@ default dtype on the CPU; ``.to(…)`` moves a flow as any module, and points mu
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,6 +70,8 @@ class Compose(Flow):
     Raises ValueError if there is no layer, or if the layers differ in `dim`.
     Source: Cao §3.3.1, Lemma 3.4; Miyamoto §11.  Taught in: notebook 05_03.
     """
+
+    layers: Any  # an nn.ModuleList of flows; torch's types know of modules only
 
     def __init__(self, *layers: Flow) -> None:
         if len({layer.dim for layer in layers}) != 1:
@@ -346,12 +349,10 @@ class CNF(Flow):
         return end[..., :-1], end[..., -1]
 
     def _velocity_and_divergence(self, t, x, directions):
-        value, tangents = self._with_time(t, x), None
+        value, tangents = self._with_time(t, x), functional.pad(directions, (0, 1))  # time stands still
         for layer in self.net:
             if isinstance(layer, nn.Linear):
-                value = layer(value)
-                # of the inputs (x, t) only x moves
-                tangents = directions @ layer.weight.T[: self.dim] if tangents is None else tangents @ layer.weight.T
+                value, tangents = layer(value), tangents @ layer.weight.T
             else:
                 value = torch.tanh(value)
                 tangents = tangents * (1 - value * value).unsqueeze(-2)
