@@ -72,7 +72,8 @@ def mutual_information_estimate(
 ) -> InformationEstimate:
     """Mutual information behind a contingency table of n independent pairs.
 
-    The plug-in value is too high on average: by (r - 1)(c - 1)/(2n) nats to leading order where every cell is possible.
+    The plug-in value has the bias (cells - r - c + 1)/(2n) nats to leading order, where cells counts those of positive
+    probability: it is too high, by (r - 1)(c - 1)/(2n), if all are possible.
     Miller and Madow's correction adds (rows seen + columns seen - cells seen - 1)/(2n) and may end below zero.
 
     Parameters and errors as in `entropy_estimate`, counts being (..., r, c).
