@@ -8,6 +8,7 @@ from . import flows as flows
 from . import information as information
 from . import landscape as landscape
 from . import linalg as linalg
+from . import mcmc as mcmc
 from . import neural_ode as neural_ode
 from . import nn as nn
 from . import ode as ode
@@ -16,6 +17,8 @@ from . import plotting as plotting
 from . import progress as progress
 from . import random as random
 from . import regression as regression
+from . import sampling as sampling
+from . import sde as sde
 from . import shallow as shallow
 from . import training as training
 from . import transport as transport

@@ -123,6 +123,8 @@ def _sorted_together(x, weights):
 
 def _power_mean(distance, mass, p):
     """(Σ mass · distance^p)^(1/p) along the last axis; the largest is taken out, so that no power overflows."""
+    if p == 1:
+        return distance @ mass
     largest = distance.max(axis=-1)
     if p == np.inf:
         return largest
