@@ -53,7 +53,7 @@ figs: $(VENV)/installed  ## regenerate the figures of NB (default: all), with FO
 	@$(BIN)/coursekit run --force $(NB) --format $(FORMAT)
 
 bench: $(VENV)/installed  ## compare the kernels' speed with peer libraries
-	@for f in benchmarks/*.py; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$f || exit 1; done
+	@for f in benchmarks/[!_]*.py; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$f || exit 1; done
 
 constraints:  ## pin the newest versions that pyproject.toml admits
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins && build/pins/bin/python -m pip install -q hatchling editables

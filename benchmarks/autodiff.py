@@ -4,31 +4,18 @@ Both run one thread in float64; the counted ratio is the same everywhere.
 """
 
 import os
-import statistics
-import time
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when numpy and torch are imported
 
 import numpy as np
 import torch
+from _timing import in_turn
 from rich.console import Console
 from rich.table import Table
 
 from coursekit.autodiff import cost, grad
 
 ROUNDS = 125  # of 8 operations each
-
-
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def ratio(ours, theirs, repeats=15):
-    """Median over `repeats` of (time of ours / time of theirs), called in turn so that both meet the same machine."""
-    ours(), theirs()
-    return statistics.median(timed(ours) / timed(theirs) for _ in range(repeats))
 
 
 def program(lib, W, X):
@@ -58,10 +45,10 @@ def main() -> None:
 
         for mine, reference in zip(ours(), theirs(), strict=True):
             np.testing.assert_allclose(mine, reference.numpy(), rtol=1e-12, atol=1e-12 * np.abs(mine).max())
-        plain = ratio(ours, lambda W=W, X=X: program(np, W, X))
+        plain = in_turn(ours, lambda W=W, X=X: program(np, W, X), 15)[2]
         function = cost(lambda weights: program(np, *weights), (W, X)).operations
         gradient = cost(grad(lambda weights: program(np, *weights)), (W, X)).operations
-        table.add_row(f"{n} × {n}", f"{ratio(ours, theirs):.2f}", f"{plain:.1f}", f"{gradient / function:.2f}")
+        table.add_row(f"{n} × {n}", f"{in_turn(ours, theirs, 15)[2]:.2f}", f"{plain:.1f}", f"{gradient / function:.2f}")
     console = Console()
     console.print(f"Gradient of a program of {8 * ROUNDS} operations (matrix products, elementwise functions)")
     console.print(table)

@@ -4,34 +4,18 @@ All run one thread, with one bandwidth, on one grid of 1 024 points. The answers
 """
 
 import os
-import statistics
-import time
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when numpy is imported
 
 import numpy as np
 import scipy.stats
+from _timing import in_turn
 from KDEpy import FFTKDE
 from rich.console import Console
 from rich.table import Table
 from sklearn.neighbors import KernelDensity
 
 from coursekit.empirical import kde, silverman_bandwidth
-
-
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def ratio(ours, theirs, repeats):
-    """Medians of both times, and over `repeats` of (ours / theirs), called in turn to meet one machine."""
-    ours(), theirs()
-    times = [(timed(ours), timed(theirs)) for _ in range(repeats)]
-    return *(statistics.median(column) for column in zip(*times, strict=True)), statistics.median(
-        a / b for a, b in times
-    )
 
 
 def peers(x, grid, h):
@@ -60,7 +44,7 @@ def main() -> None:
                 continue
             their_error = np.abs(theirs() - exact).max() / exact.max()
             assert their_error < tolerance, (name, their_error)
-            mine, other, value = ratio(lambda: kde(x, grid, h), theirs, repeats)  # noqa: B023
+            mine, other, value = in_turn(lambda: kde(x, grid, h), theirs, repeats)  # noqa: B023
             table.add_row(
                 f"{n:,}",
                 name,

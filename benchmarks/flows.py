@@ -7,14 +7,13 @@ the Jacobian from one backward pass a dimension, which is how it is usually writ
 
 import math
 import os
-import statistics
-import time
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when torch is imported
 
 import torch
 import torchdiffeq
 import zuko
+from _timing import in_turn
 from rich.console import Console
 from rich.table import Table
 
@@ -24,19 +23,9 @@ from coursekit.random import torch_stream
 BATCH, LAYERS, HIDDEN, STEPS = 512, 6, (64, 64), 16
 
 
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def row(label, peer, ours, theirs, repeats):
-    """Median times and the median of the ratios of two calls in turn."""
-    ours(), theirs()
-    pairs = [(timed(ours), timed(theirs)) for _ in range(repeats)]
-    ours_ms, theirs_ms = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    return label, peer, f"{ours_ms:.1f}", f"{theirs_ms:.1f}", f"{ratio:.1f}"
+    mine, other, ratio = in_turn(ours, theirs, repeats)
+    return label, peer, f"{1e3 * mine:.1f}", f"{1e3 * other:.1f}", f"{1 / ratio:.1f}"
 
 
 def size(model):

@@ -5,8 +5,6 @@ The second table is about digits: the divergence of nearly equal laws against de
 
 import decimal
 import os
-import statistics
-import time
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when numpy is imported
 
@@ -14,22 +12,11 @@ import numpy as np
 import scipy.spatial.distance
 import scipy.stats
 import sklearn.metrics
+from _timing import in_turn
 from rich.console import Console
 from rich.table import Table
 
 from coursekit import information
-
-
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def ratio(ours, theirs, repeats):
-    """Median over `repeats` of (time of ours / time of theirs), called in turn so that both meet the same machine."""
-    ours(), theirs()
-    return statistics.median(timed(ours) / timed(theirs) for _ in range(repeats))
 
 
 def laws(rng):
@@ -131,7 +118,7 @@ def main() -> None:
     table = Table("ours", "peer", "our time / the peer's")
     for name, peer, ours, theirs, tolerance in (*laws(rng), *tables(rng), *calibration(rng)):
         np.testing.assert_allclose(ours(), theirs(), atol=tolerance)
-        table.add_row(name, peer, f"{ratio(ours, theirs, 15):.3g}")
+        table.add_row(name, peer, f"{in_turn(ours, theirs, 15)[2]:.3g}")
     console = Console()
     console.print("10 000 forecasts of 10 classes; tables of 16 × 10; one thread")
     console.print(table)

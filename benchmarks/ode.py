@@ -4,8 +4,6 @@ All run one thread. The tables also give the evaluations of the field, which do 
 """
 
 import os
-import statistics
-import time
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when numpy and torch are imported
 
@@ -13,6 +11,7 @@ import numpy as np
 import scipy.integrate
 import torch
 import torchdiffeq
+from _timing import in_turn
 from rich.console import Console
 from rich.table import Table
 
@@ -21,18 +20,6 @@ from coursekit.ode import odeint, solve_adaptive
 
 SPIRAL = np.array([[-0.3, -2.0], [2.0, -0.3]])
 N_STEPS, T = 50, 5.0
-
-
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def ratio(ours, theirs, repeats):
-    """Median over `repeats` of (time of ours / time of theirs), called in turn so that both meet the same machine."""
-    ours(), theirs()
-    return statistics.median(timed(ours) / timed(theirs) for _ in range(repeats))
 
 
 class Counted(torch.nn.Module):
@@ -90,7 +77,7 @@ def rows(label, x0, repeats):
     ):
         for a, b in zip(mine(), reference(), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
-        yield name, label, ratio(mine, reference, repeats), calls(field, mine), calls(field, reference)
+        yield name, label, in_turn(mine, reference, repeats)[2], calls(field, mine), calls(field, reference)
 
 
 def scipy_row(tol, repeats):
@@ -110,7 +97,12 @@ def scipy_row(tol, repeats):
     error = np.abs(ours() - theirs().y.T).max()
     assert error < 100 * tol, error
     evaluations = tuple(str(n) for n in counts.values())
-    return f"dopri5, tolerance {tol:.0e}", "numpy, linear spiral; scipy", ratio(ours, theirs, repeats), *evaluations
+    return (
+        f"dopri5, tolerance {tol:.0e}",
+        "numpy, linear spiral; scipy",
+        in_turn(ours, theirs, repeats)[2],
+        *evaluations,
+    )
 
 
 def main() -> None:

@@ -5,14 +5,13 @@ AVX-512 ones are slow (Zen 4: five times slower than AVX2); NPY_DISABLE_CPU_FEAT
 """
 
 import os
-import statistics
-import time
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when numpy is imported
 
 import numpy as np
 import ot
 import scipy.stats
+from _timing import in_turn
 from rich.console import Console
 from rich.table import Table
 
@@ -21,19 +20,11 @@ from coursekit import transport
 RNG = np.random.default_rng(0)
 
 
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def row(label, peer, ours, theirs, repeats, rtol):
-    """Median times and the median of the ratios of two calls in turn, both having given the same answer."""
+    """Times and their ratio of two calls that have given the same answer."""
     np.testing.assert_allclose(ours(), theirs(), rtol=rtol, atol=1e-10)
-    pairs = [(timed(ours), timed(theirs)) for _ in range(repeats)]
-    ours_ms, theirs_ms = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    return label, peer, f"{ours_ms:.1f}", f"{theirs_ms:.1f}", f"{ratio:.1f}"
+    mine, other, ratio = in_turn(ours, theirs, repeats)
+    return label, peer, f"{1e3 * mine:.1f}", f"{1e3 * other:.1f}", f"{1 / ratio:.1f}"
 
 
 def line(n, repeats):
