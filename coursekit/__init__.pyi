@@ -6,6 +6,7 @@ from . import distributions as distributions
 from . import empirical as empirical
 from . import flows as flows
 from . import information as information
+from . import ising as ising
 from . import landscape as landscape
 from . import linalg as linalg
 from . import mcmc as mcmc
@@ -16,6 +17,7 @@ from . import optim as optim
 from . import plotting as plotting
 from . import progress as progress
 from . import random as random
+from . import rbm as rbm
 from . import regression as regression
 from . import sampling as sampling
 from . import sde as sde
