@@ -18,7 +18,9 @@ from coursekit.mcmc import Chains
 
 Seed = np.random.Generator | int | None
 Field = float | Float[np.ndarray, " n"]
+Couplings = Float[np.ndarray, "n n"]
 Spins = Float[np.ndarray, "n_chains n"]
+Blocks = Sequence[Sequence[int | np.integer] | np.ndarray] | None
 
 
 # --- the model ----------------------------------------------------------------------------------------------
@@ -41,7 +43,7 @@ def grid_couplings(rows: int, cols: int, coupling: float = 1.0, *, periodic: boo
     return J + J.T
 
 
-def energy(x: Float[np.ndarray, "... n"], J: Float[np.ndarray, "n n"], h: Field = 0.0) -> Float[np.ndarray, "..."]:
+def energy(x: Float[np.ndarray, "... n"], J: Couplings, h: Field = 0.0) -> Float[np.ndarray, "..."] | float:
     """E(x) = -½ xᵀJx - hᵀx of each configuration along the last axis.
 
     Raises ValueError for a J that is not symmetric with zero diagonal, spins that are not ±1, or another length.
@@ -76,7 +78,7 @@ class IsingLaw:
         return (self.states.T * self.p) @ self.states
 
 
-def exact(J: Float[np.ndarray, "n n"], h: Field = 0.0) -> IsingLaw:
+def exact(J: Couplings, h: Field = 0.0) -> IsingLaw:
     """The law of n ≤ 20 spins by enumeration; memory 8 n 2ⁿ bytes.
 
     State k has spin i up if bit i of k is set. Raises ValueError for more spins, and as `energy`.
@@ -87,7 +89,7 @@ def exact(J: Float[np.ndarray, "n n"], h: Field = 0.0) -> IsingLaw:
     if n > 20:
         raise ValueError(f"J must have at most 20 spins to be enumerated, got {n}")
     states = 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1) - 1
-    values = energy(states, J, field)
+    values = np.asarray(energy(states, J, field))
     return IsingLaw(states, values, float(logsumexp(-values)))
 
 
@@ -113,7 +115,7 @@ def _spins(name, x, *, ndim, n=None):
 # --- Gibbs sampling -----------------------------------------------------------------------------------------
 
 
-def color_classes(J: Float[np.ndarray, "n n"]) -> list[np.ndarray]:
+def color_classes(J: Couplings) -> list[np.ndarray]:
     """Classes of sites of which no two are coupled, found greedily in the order of the sites.
 
     The spins of a class are independent given the others, so that they can be drawn at once. Raises as `energy`.
@@ -127,12 +129,12 @@ def color_classes(J: Float[np.ndarray, "n n"]) -> list[np.ndarray]:
 
 
 def gibbs(
-    J: Float[np.ndarray, "n n"],
+    J: Couplings,
     h: Field,
     x0: Spins,
     n_draws: int,
     *,
-    blocks: Sequence[Sequence[int] | np.ndarray] | None = None,
+    blocks: Blocks = None,
     n_warmup: int = 0,
     record_every: int = 1,
     rng: Seed = None,
@@ -169,9 +171,7 @@ def gibbs(
     return _record(sweep, x, lambda: x, n_draws, n_warmup, record_every)
 
 
-def gibbs_matrix(
-    J: Float[np.ndarray, "n n"], h: Field = 0.0, *, blocks: Sequence[Sequence[int] | np.ndarray] | None = None
-) -> Float[np.ndarray, "states states"]:
+def gibbs_matrix(J: Couplings, h: Field = 0.0, *, blocks: Blocks = None) -> Float[np.ndarray, "states states"]:
     """Transition matrix of one sweep of `gibbs`, states as in `exact`, for n ≤ 12 spins.
 
     The mean over sites of the matrices with ``blocks=[[i]]`` is the random scan. Raises as `gibbs`.
@@ -271,7 +271,7 @@ def checkerboard_gibbs(
 
 
 def single_flip(
-    J: Float[np.ndarray, "n n"],
+    J: Couplings,
     h: Field,
     x0: Spins,
     n_draws: int,

@@ -37,7 +37,7 @@ def metropolis(
     log_p: LogDensity,
     x0: Float[np.ndarray, "n_chains d"],
     n_draws: int,
-    step: float | Float[np.ndarray, " d"],
+    step: float | Float[np.ndarray, " d"] | Float[np.ndarray, "d d"],
     *,
     n_warmup: int = 0,
     record_every: int = 1,
@@ -51,8 +51,9 @@ def metropolis(
     x0 : (n_chains, d) starts of positive density
     n_draws : int ≥ 1
         Recorded states of each chain; a rejected proposal repeats the state.
-    step : positive float, or (d,)
-        About 2.4 standard deviations over √d suits a Gaussian.
+    step : positive float, (d,), or (d, d)
+        Standard deviations of the proposal, or a factor L of its covariance LLᵀ. For a Gaussian of covariance CCᵀ
+        L = 2.4 C/√d is best.
     n_warmup : int ≥ 0
         Moves made before the first one that counts.
     record_every : int ≥ 1
@@ -65,11 +66,13 @@ def metropolis(
     """
     rng = np.random.default_rng(rng)
     x = as_array("x0", x0, ndim=2).copy()
-    step = _step(step, x.shape[1])
+    d = x.shape[1]
+    scale = as_array("step", step, ndim=2, shape=(d, d)).T if np.ndim(step) == 2 else _step(step, d)
     noise = np.empty_like(x)
 
     def propose(state, move):
-        proposal = state[0] + step * rng.standard_normal(out=noise)
+        rng.standard_normal(out=noise)
+        proposal = state[0] + (noise @ scale if scale.ndim == 2 else scale * noise)
         log_density = _evaluate(log_p, proposal, move)
         return (proposal, log_density), log_density - state[1]
 
@@ -108,6 +111,7 @@ def hmc(
     rng = np.random.default_rng(rng)
     x = as_array("x0", x0, ndim=2).copy()
     step, n_leapfrog = _step(step, x.shape[1]), as_integer("n_leapfrog", n_leapfrog, low=1)
+    half_step = 0.5 * step
 
     def gradient(x):
         value = np.asarray(grad_log_p(x), dtype=float)
@@ -116,15 +120,16 @@ def hmc(
         return value
 
     def propose(state, move):
-        x, log_density, slope = state
+        x, log_density, slope = state[0].copy(), state[1], state[2]
         v = rng.standard_normal(x.shape)
         energy = 0.5 * (v * v).sum(axis=1) - log_density
         with np.errstate(over="ignore", invalid="ignore"):  # paths that blow up are rejected below
+            v += half_step * slope
             for _ in range(n_leapfrog):
-                v = v + 0.5 * step * slope
-                x = x + step * v
+                x += step * v
                 slope = gradient(x)
-                v = v + 0.5 * step * slope
+                v += step * slope  # the second half kick of this step and the first of the next
+            v -= half_step * slope
             kinetic = 0.5 * (v * v).sum(axis=1)
             finite = np.isfinite(kinetic) & np.isfinite(x).all(axis=1)
         x = np.where(finite[:, None], x, state[0])

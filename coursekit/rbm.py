@@ -37,12 +37,12 @@ class RBM:
         for name, value in (("W", W), ("b", b), ("c", c)):
             object.__setattr__(self, name, value)
 
-    def energy(self, v: Visible, h: Hidden) -> Float[np.ndarray, "*batch"]:
+    def energy(self, v: Visible, h: Hidden) -> Float[np.ndarray, "*batch"] | float:
         """E(v, h)."""
         v, h = self._units("v", v, 0), self._units("h", h, 1)
         return -(v * (self.b + h @ self.W.T)).sum(axis=-1) - h @ self.c
 
-    def free_energy(self, v: Visible) -> Float[np.ndarray, "*batch"]:
+    def free_energy(self, v: Visible) -> Float[np.ndarray, "*batch"] | float:
         """F(v) = -bᵀv - Σ_j log(1 + e^{(c + Wᵀv)_j}), so that p(v) = e^{-F(v)}/Z."""
         v = self._units("v", v, 0)
         return -(v @ self.b) - np.logaddexp(0, v @ self.W + self.c).sum(axis=-1)

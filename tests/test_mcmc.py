@@ -236,6 +236,18 @@ class TestMetropolis:
         single = mcmc.metropolis(lambda x: np.zeros(len(x)), x0, 1, 3.0, rng=Given(noise, 1.0))
         np.testing.assert_allclose(single.draws[:, 0], 3 * noise, rtol=1e-15)
 
+    def test_factor_of_the_covariance(self):
+        # proposals L ξ, not Lᵀ ξ
+        factor, noise = np.array([[1.0, 0.0], [3.0, 2.0]]), gaussian(27, 50, 2)
+        run = mcmc.metropolis(lambda x: np.zeros(len(x)), np.zeros((50, 2)), 1, factor, rng=Given(noise, 1.0))
+        expected = np.stack([noise[:, 0], 3 * noise[:, 0] + 2 * noise[:, 1]], axis=1)
+        np.testing.assert_allclose(run.draws[:, 0], expected, rtol=1e-14)
+
+    @pytest.mark.usefixtures("unchecked")
+    def test_factor_of_another_shape(self):
+        with pytest.raises(ValueError, match=r"step must have shape \(2, 2\)"):
+            mcmc.metropolis(log_normal, np.zeros((3, 2)), 1, np.eye(3))
+
     def test_iat_of_the_chain_on_a_grid(self):
         # the chain on N(0, 1) with step 2.4, discretised: its exact autocorrelation time against that of the draws
         grid = np.linspace(-6, 6, 401)
@@ -258,7 +270,7 @@ class TestMetropolis:
             (np.nan, "step must be finite"),
             (vector(1, 2, 3), r"step must be a number or have shape \(2,\)"),
             (vector(1, 0), "step must be positive"),
-            (np.ones((2, 2)), "step must have"),
+            (np.ones((2, 2, 2)), "step must have"),
         ],
     )
     @pytest.mark.usefixtures("unchecked")
@@ -693,6 +705,22 @@ class TestESS:
         assert mcmc.ess(gaussian(66, 2, 1000, 1))[0] > 1000
         # a chain that drifts disagrees with itself
         assert mcmc.ess(np.linspace(0, 10, 1000)[None, :, None] + gaussian(67, 1, 1000, 1))[0] < 10
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 0.9])
+def test_diagnostics_against_blackjax(a):
+    import blackjax.diagnostics
+    import jax
+
+    x = scipy.signal.lfilter([1], [1, -a], gaussian(43, 4, 1000), axis=1)
+    x += 0.1 * np.arange(4)[:, None]
+    halves = np.concatenate([x[:, :500], x[:, 500:]])  # it does not split the chains itself
+    with jax.enable_x64(True):
+        theirs_ess = float(blackjax.diagnostics.effective_sample_size(halves))
+        theirs_rhat = float(blackjax.diagnostics.potential_scale_reduction(halves))
+    np.testing.assert_allclose(mcmc.rhat(x[:, :, None]), [theirs_rhat], rtol=1e-12)
+    # it adds the first odd term after the last pair, a matter of noise
+    np.testing.assert_allclose(mcmc.ess(x[:, :, None]), [theirs_ess], rtol=0.02)
 
 
 class TestRhat:
