@@ -220,7 +220,7 @@ def cross_entropy_method(
 
     Raises ValueError if a size is out of range, a callable returns another shape or NaN, all weights vanish, or so few
     samples count that their covariance is singular.
-    Source: Rubinstein and Kroese, The Cross-Entropy Method (2004); Chertkov §7.2.3.  Taught in: notebook 07_02.
+    Source: Rubinstein and Kroese, The Cross-Entropy Method (2004); Chertkov §7.2.3.  Taught in: notebook 07_02b.
     """
     rng = np.random.default_rng(rng)
     n, n_iter = as_integer("n", n, low=2), as_integer("n_iter", n_iter, low=1)
@@ -300,7 +300,7 @@ def annealed_importance_sampling(
     move : callable, ``move(s, x, rng)`` returns new points, e.g. a few steps of `mcmc.metropolis`
 
     Raises ValueError if a callable returns another shape, NaN or +inf, or all weights vanish.
-    Source: Neal, Statistics and Computing 11 (2001); Cao §4.1.  Taught in: notebook 07_06.
+    Source: Neal, Statistics and Computing 11 (2001); Cao §4.2.  Taught in: notebook 07_06c.
     """
     rng = np.random.default_rng(rng)
     x, schedule = as_array("x0", x0, ndim=2).copy(), as_array("schedule", schedule, ndim=1)

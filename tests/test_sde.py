@@ -955,6 +955,34 @@ class TestFokkerPlanck:
         np.testing.assert_allclose(P.sum(axis=2), 1, rtol=1e-10)
         assert P.min() > -1e-10
 
+    def test_modes(self):
+        # Ornstein–Uhlenbeck: Hermite polynomials He_k(x/√D)/√k!
+        D, x = 0.5, np.linspace(-5, 5, 1001)
+        chain = sde.fokker_planck_1d(lambda y: 0.5 * y * y, D, x)
+        z = x / math.sqrt(D)
+        phi = chain.modes(4)
+        near = np.abs(z) < 4
+        for k, hermite in enumerate((1 + 0 * z, z, (z**2 - 1) / math.sqrt(2), (z**3 - 3 * z) / math.sqrt(6))):
+            np.testing.assert_allclose(phi[k, near], hermite[near], atol=20 * (z[1] - z[0]) ** 2)
+        gram = (phi * chain.stationary * (x[1] - x[0])) @ phi.T
+        np.testing.assert_allclose(gram, np.eye(4), atol=1e-12)
+        with pytest.raises(ValueError, match="n_modes must be between 1 and 1001"):
+            chain.modes(1002)
+
+    @given(seeds, st.floats(0.3, 2))
+    @settings(max_examples=20)
+    def test_modes_rebuild_the_solution(self, seed, D):
+        x = np.linspace(-2, 2, 30)
+        h = x[1] - x[0]
+        values = np.random.default_rng(seed).standard_normal(30)
+        chain = sde.fokker_planck_1d(lambda y: values + 0 * y, D, x)
+        p0 = np.random.default_rng(seed + 1).exponential(size=30)
+        p0 /= p0.sum() * h
+        phi = chain.modes(30)
+        assert (phi[:, -1] >= 0).all()
+        rebuilt = chain.stationary * ((phi @ p0 * h * np.exp(-0.3 * chain.rates)) @ phi)
+        np.testing.assert_allclose(rebuilt, chain.evolve(p0, np.array([0.3]))[0], atol=1e-10)
+
     @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"D={row[0]}")
     def test_double_well_table(self, row):
         D, Z, square, p0, p1, *_, gap = row
