@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -285,6 +286,27 @@ class TestCheckerboard:
         expected = (1 - math.sinh(2 * coupling) ** -4) ** 0.125 if coupling > CRITICAL else 0.0
         # the start is ordered: what is left of it after 100 sweeps at J = 0.3 is far below the error
         within(magnetization.mean(), expected, magnetization.std() / 8)
+
+    def test_correlation_time(self):
+        # of |m| on the 4 × 4 torus at the critical coupling, from the sweep as an operator on all 65 536 states:
+        # black sites first, so that E[f(next) | now] applies the white ones first. Notebook 07_06b quotes 3.920
+        J = ising.grid_couplings(4, 4, CRITICAL, periodic=True)
+        law = ising.exact(J)
+        up = scipy.special.expit(2 * law.states @ J)
+        index, black = np.arange(2**16), np.indices((4, 4)).sum(axis=0).ravel() % 2 == 0
+        order = [*np.flatnonzero(~black), *np.flatnonzero(black)]
+        f = np.abs(law.states.mean(axis=1))
+        f -= law.p @ f
+        g, tau = f, 1.0
+        for _ in range(60):
+            for i in order:
+                g = up[:, i] * g[index | 1 << i] + (1 - up[:, i]) * g[index & ~(1 << i)]
+            tau += 2 * (law.p @ (f * g)) / (law.p @ f**2)
+        assert tau == pytest.approx(3.920, abs=5e-4)
+        x = ising.checkerboard_gibbs(CRITICAL, 0.0, np.ones((50, 4, 4)), 4000, n_warmup=100, rng=4)
+        # Sokal's error of an integrated time with a window of about 3τ; each chain subtracts its own mean
+        error = tau * math.sqrt(2 * (6 * tau + 1) / (50 * 4000))
+        assert abs(mcmc.iat(np.abs(x.mean(axis=(2, 3)))) - tau) < 5 * error + tau * (6 * tau + 1) / 4000
 
     def test_start_is_kept(self):
         x0 = spins(9, 2, 4, 4)
