@@ -16,7 +16,7 @@ from sklearn.neural_network import BernoulliRBM
 from coursekit.ising import checkerboard_gibbs
 from coursekit.rbm import RBM
 
-J, SWEEPS, STEPS = 0.4, 20, 50
+J, SWEEPS, STEPS = 0.4, 100, 50
 
 
 def with_roll(x, sweeps, rng):

@@ -231,40 +231,32 @@ def checkerboard_gibbs(
     if x.shape[1] % 2 or x.shape[2] % 2:
         raise ValueError(f"x0 must have an even number of rows and columns, got {x.shape[1:]}")
     coupling, field = as_number("coupling", coupling), as_number("field", field)
-    up = expit(2 * (coupling * np.arange(-4, 5) + field))
+    up = expit(2 * (coupling * np.arange(-4, 5, 2) + field))  # by the number of neighbours that are up
     # colour c stands in row i at the columns of parity (c + i): each half lattice is packed, rows stay rows
-    half = np.empty((2, len(x), x.shape[1], x.shape[2] // 2), np.int8)
+    n, rows, cols = len(x), x.shape[1], x.shape[2] // 2
+    half = np.empty((2, n, rows, cols), np.int8)  # 1 up, 0 down
     views = [(color, row, x[:, row::2, (color + row) % 2 :: 2]) for color in (0, 1) for row in (0, 1)]
     for color, row, view in views:
-        half[color, :, row::2] = view
+        half[color, :, row::2] = view > 0
+    tall, wide = np.empty((n, rows + 2, cols), np.int8), np.empty((n, rows, cols + 2), np.int8)
     around, u, p = np.empty_like(half[0]), np.empty(half[0].shape), np.empty(half[0].shape)
 
-    def neighbours(color):
-        """A half lattice, that of its neighbours, and the slices by which these are summed."""
-        other = half[1 - color]
-        # in row i the fourth neighbour has the next packed index or the one before, by the parity of color + i
-        right, left = np.s_[:, 1 - color :: 2], np.s_[:, color::2]
-        pairs = [(around[:, 1:], other[:, :-1]), (around[:, 0], other[:, -1])]
-        pairs += [(around[:, :-1], other[:, 1:]), (around[:, -1], other[:, 0])]
-        pairs += [(around[right][..., :-1], other[right][..., 1:]), (around[right][..., -1], other[right][..., 0])]
-        pairs += [(around[left][..., 1:], other[left][..., :-1]), (around[left][..., 0], other[left][..., -1])]
-        return half[color], other, pairs
-
-    colors = neighbours(0), neighbours(1)
-
     def sweep():
-        for mine, other, pairs in colors:
-            np.add(other, np.int8(4), out=around)  # the sum over neighbours is an index from 0
-            for target, source in pairs:
-                target += source
+        for color in (0, 1):
+            other = half[1 - color]
+            np.concatenate([other[:, -1:], other, other[:, :1]], axis=1, out=tall)
+            np.concatenate([other[:, :, -1:], other, other[:, :, :1]], axis=2, out=wide)
+            np.add(tall[:, :-2], tall[:, 2:], out=around)
+            np.add(around, other, out=around)
+            # by the parity of color + i the fourth neighbour has the next packed index or the one before
+            around[:, 1 - color :: 2] += wide[:, 1 - color :: 2, 2:]
+            around[:, color::2] += wide[:, color::2, :-2]
             up.take(around, out=p, mode="clip")  # without a mode, take buffers its output
-            np.less(rng.random(out=u), p, out=mine.view(bool))
-            mine += mine
-            mine -= 1
+            np.less(rng.random(out=u), p, out=half[color].view(bool))
 
     def unpack():
         for color, row, view in views:
-            view[...] = half[color, :, row::2]
+            view[...] = 2 * half[color, :, row::2] - 1
         return x
 
     return _record(sweep, x, unpack, n_draws, n_warmup, record_every)

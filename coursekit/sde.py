@@ -166,13 +166,17 @@ def langevin(
     amplitude = math.sqrt(2 * as_number("temperature", temperature, low=0) * dt)
     x = as_array("x0", x0, ndim=2).copy()
     last = rng.standard_normal(x.shape) if method == "baoab" else None
+    kick = np.empty_like(x)
 
     def step(k, x, noise):
-        kick = -dt * _checked("grad_U", grad_U(x), x.shape)  # a new array: grad_U may return x itself
+        np.multiply(_checked("grad_U", grad_U(x), x.shape), -dt, out=kick)  # grad_U may return x itself: kept apart
         if last is None:
-            kick += amplitude * noise
+            noise *= amplitude
+            np.add(kick, noise, out=kick)
         else:
-            kick += (0.5 * amplitude) * (last + noise)
+            np.add(last, noise, out=last)
+            np.multiply(last, 0.5 * amplitude, out=last)
+            np.add(kick, last, out=kick)
             last[...] = noise
         x += kick
 
