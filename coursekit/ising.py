@@ -216,8 +216,8 @@ def checkerboard_gibbs(
 ) -> Int8[np.ndarray, "n_chains n_draws rows cols"]:
     """Gibbs sampling of the torus with one coupling and one field: all black sites at once, then all white ones.
 
-    `gibbs` with the couplings `grid_couplings(rows, cols, coupling, periodic=True)`, but for large lattices: a spin
-    costs little more than its random number. The draws are int8: n_chains n_draws rows cols bytes.
+    `gibbs` with the couplings `grid_couplings(rows, cols, coupling, periodic=True)`, but for large lattices: a sweep
+    takes about twice the time of its random numbers. The draws are int8: n_chains n_draws rows cols bytes.
 
     Parameters
     ----------
