@@ -2,10 +2,12 @@ from . import autodiff as autodiff
 from . import claims as claims
 from . import course as course
 from . import data as data
+from . import diffusion as diffusion
 from . import distributions as distributions
 from . import empirical as empirical
 from . import flows as flows
 from . import information as information
+from . import interpolants as interpolants
 from . import ising as ising
 from . import landscape as landscape
 from . import linalg as linalg

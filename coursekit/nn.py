@@ -5,6 +5,7 @@ state. Parameters are made in torch's default dtype on the CPU; ``.to(device)`` 
 """
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,44 @@ class MLP(_Layers):
             layers += [nn.Linear(n_in, n_out), activation()]
         super().__init__(*layers[:-1])
         _draw(self, generator)
+
+
+class TimeMLP(nn.Module):
+    """Fully connected network of points and a time: the time comes in as t, sin ωt and cos ωt, ω = 1, 2, 4, ….
+
+    Parameters
+    ----------
+    dim : int ≥ 1
+    hidden : sizes of the hidden layers
+    n_frequencies : int ≥ 1
+    activation : module class
+    generator : torch.Generator, optional
+
+    Maps x (n, dim) and t (n,), or one time for all, to (n, dim); a new network gives zero.
+    Raises ValueError if a size is out of range.
+    Source: Vaswani et al., NeurIPS (2017), for the frequencies; Cao §5.1.  Taught in: notebook 09_01c.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: Sequence[int],
+        *,
+        n_frequencies: int = 4,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_frequencies = as_integer("n_frequencies", n_frequencies, low=1)
+        dim = as_integer("dim", dim, low=1)
+        self.net = MLP(((dim + 1) * (1 + 2 * n_frequencies), *hidden, dim), activation, generator=generator)
+        _silence(self.net[-1])
+
+    def forward(self, x: Float[Tensor, "n dim"], t: Float[Tensor, " n"] | float) -> Float[Tensor, "n dim"]:
+        t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)).unsqueeze(-1)
+        inputs = torch.cat([x, t], dim=-1)
+        waves = [2**k * inputs for k in range(self.n_frequencies)]
+        return self.net(torch.cat([inputs, *(f(wave) for wave in waves for f in (torch.sin, torch.cos))], dim=-1))
 
 
 class CNN(_Layers):
@@ -265,6 +304,119 @@ class ResNet(nn.Module):
         return self.fc(self.blocks(self.stem(x)).mean(dim=(2, 3)))
 
 
+class UNet(nn.Module):
+    """U-Net: images (n, c, h, w) and a number t for each, such as a log noise level, to images of the same shape.
+
+    Cells of patch × patch pixels become channels. On the way down each level has one block, then a convolution of
+    stride 2, and the lowest level a block and two dense layers that see all of it; on the way up the image is
+    repeated 2 × 2, joined with what the same level had on the way down, and goes through a block. A block is
+    h ↦ P h + Conv3×3 SiLU((1 + a) Conv3×3 SiLU h + b), with a, b linear in an embedding of t: sines and cosines, then
+    two linear layers. A new network gives zero. There is no normalisation: at this size it only costs time.
+
+    Parameters
+    ----------
+    channels : ints ≥ 1
+        Of the levels, from the finest.
+    in_shape : (c, h, w), h and w multiples of patch
+    patch : int ≥ 1
+    embedding : int ≥ 1
+    bottleneck : int ≥ 0
+        Width of the dense layers; 0 for none, and then images may have any size h, w.
+    generator : torch.Generator, optional
+
+    Raises ValueError if a size is out of range, or for images of another shape.
+    Source: Ronneberger et al., MICCAI (2015); with time: Song et al., ICLR (2021).  Taught in: notebook 09_01d.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64),
+        in_shape: tuple[int, int, int] = (1, 28, 28),
+        patch: int = 2,
+        embedding: int = 64,
+        bottleneck: int = 256,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        channels = [as_integer(f"channels[{i}]", c, low=1) for i, c in enumerate(channels)]
+        if not channels or len(in_shape) != 3:
+            raise ValueError(f"there must be channels, and three numbers in in_shape, got {channels} and {in_shape}")
+        c, h, w = (as_integer(f"in_shape[{i}]", size, low=1) for i, size in enumerate(in_shape))
+        self.patch, embedding = as_integer("patch", patch, low=1), as_integer("embedding", embedding, low=1)
+        bottleneck = as_integer("bottleneck", bottleneck, low=0)
+        if h % patch or w % patch:
+            raise ValueError(f"height and width must be multiples of patch = {patch}, got {h} and {w}")
+        self.in_shape = (c, h, w) if bottleneck else (c, None, None)
+        self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.stem = nn.Conv2d(c * patch**2, channels[0], 3, padding=1)
+        self.down, self.shrink, self.widen, self.up = (nn.ModuleList() for _ in range(4))
+        for fine, coarse in itertools.pairwise(channels):
+            self.down.append(_TimeBlock(fine, fine, embedding))
+            self.shrink.append(nn.Conv2d(fine, coarse, 3, stride=2, padding=1))
+            self.widen.append(nn.Conv2d(coarse, fine, 1))
+            self.up.append(_TimeBlock(2 * fine, fine, embedding))
+        self.lowest = _TimeBlock(channels[-1], channels[-1], embedding)
+        scale = patch * 2 ** len(self.down)
+        shape = (8, math.ceil(h / scale), math.ceil(w / scale))  # 8 channels for the dense layers
+        self.dense = _TimeDense(channels[-1], shape, bottleneck, embedding) if bottleneck else None
+        self.out = nn.Conv2d(channels[0], c * patch**2, 3, padding=1)
+        _draw(self, generator)
+        _silence(self.out)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)  # convolutions are faster so
+
+    def forward(self, x: Float[Tensor, "n c h w"], t: Float[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        _check_images(x, self.in_shape)
+        phase = t[:, None] * 2.0 ** torch.linspace(-2, 3, 16, dtype=t.dtype, device=t.device)
+        e = self.embed(torch.cat([phase.sin(), phase.cos()], dim=1))
+        h = self.stem(nn.functional.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        kept = []
+        for block, shrink in zip(self.down, self.shrink, strict=True):
+            kept.append(block(h, e))
+            h = shrink(kept[-1])
+        h = self.lowest(h, e)
+        if self.dense is not None:
+            h = h + self.dense(h, e)
+        for widen, block in zip(reversed(self.widen), reversed(self.up), strict=True):
+            same = kept.pop()
+            h = nn.functional.interpolate(
+                widen(h), size=same.shape[2:]
+            )  # nearest: an odd size loses its last half cell
+            h = block(torch.cat([h, same], dim=1), e)
+        return nn.functional.pixel_shuffle(self.out(nn.functional.silu(h)), self.patch).contiguous()
+
+
+class _TimeBlock(nn.Module):
+    """h ↦ P h + Conv SiLU((1 + a) Conv SiLU h + b), with a, b linear in the embedding."""
+
+    def __init__(self, n_in, n_out, embedding):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * n_out)
+        self.projection = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+
+    def forward(self, h, e):
+        a, b = self.modulate(e)[:, :, None, None].chunk(2, dim=1)
+        g = torch.addcmul(b, 1 + a, self.conv1(nn.functional.silu(h)))
+        return self.projection(h) + self.conv2(nn.functional.silu(g))
+
+
+class _TimeDense(nn.Module):
+    """All of a small image at once: few channels, flattened, two dense hidden layers and back."""
+
+    def __init__(self, channels, shape, width, embedding):
+        super().__init__()
+        self.shape, size = shape, math.prod(shape)
+        self.reduce, self.restore = nn.Conv2d(channels, shape[0], 1), nn.Conv2d(shape[0], channels, 1)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(size, width), nn.Linear(width, width), nn.Linear(width, size)
+        self.shift = nn.Linear(embedding, width)
+
+    def forward(self, h, e):
+        z = nn.functional.silu(self.fc1(self.reduce(nn.functional.silu(h)).flatten(1)) + self.shift(e))
+        return self.restore(self.fc3(nn.functional.silu(self.fc2(z))).unflatten(1, self.shape))
+
+
 @dataclass(frozen=True)
 class ModelCost:
     """What a model needs: numbers to learn, and multiplications a sample."""
@@ -293,6 +445,12 @@ def model_cost(model: nn.Module, in_shape: Sequence[int]) -> ModelCost:
 def _draw(model, generator):
     if generator is not None:
         initialize(model, generator=generator)
+
+
+def _silence(layer):
+    """Its output is zero until it has learned something."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _without_holes(*layers):

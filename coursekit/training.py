@@ -1,5 +1,6 @@
 """One training loop for the course: mini-batches from memory, a history, evaluation in evaluation mode."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,6 +130,14 @@ def fit(
         dict(zip(_norms(model), table, strict=True)) if norms else {},
         None if average is None else average.module.eval(),
     )
+
+
+def cosine(progress: float) -> float:
+    """Factor ½(1 + cos π progress) of the learning rate, from 1 down to 0: a `schedule` for `fit`.
+
+    Source: Loshchilov and Hutter, ICLR (2017).  Taught in: notebook 04_02.
+    """
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def cross_entropy(model: nn.Module, X: Tensor, y: Int[Tensor, " n"]) -> Float[Tensor, ""]:

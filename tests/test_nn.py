@@ -620,3 +620,100 @@ class TestSlices:
 def test_cnn_refuses_another_number_of_sizes(sizes, unchecked):
     with pytest.raises(ValueError, match="channels must be two and in_shape three"):
         nn.CNN(**sizes)
+
+
+def test_a_network_of_points_and_times_starts_at_zero_and_sees_both():
+    net, x, t = (
+        nn.TimeMLP(2, (16,), generator=seeded(0)),
+        torch.randn(5, 2, generator=seeded(1)),
+        torch.linspace(0, 1, 5),
+    )
+    assert torch.equal(net(x, t), torch.zeros(5, 2))
+    with torch.no_grad():
+        net.net[-1].weight.fill_(0.1)
+    assert torch.equal(net(x, 0.5), net(x, torch.full((5,), 0.5)))
+    assert not torch.allclose(net(x, t), net(x, t + 0.1)) and not torch.allclose(net(x, t), net(x + 0.1, t))
+    # inputs: x and t, and a sine and a cosine of each at four frequencies
+    assert net.net[0].in_features == 3 * 9
+    seen = []
+    net.net.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    net(x, t)
+    z = torch.cat([x, t.unsqueeze(1)], dim=1)
+    waves = [f(2**k * z) for k in range(4) for f in (torch.sin, torch.cos)]
+    assert torch.equal(seen[0], torch.cat([z, *waves], dim=1))
+
+
+UNETS = {
+    "one level": ((4,), (1, 6, 6), 1, 0),
+    "two levels": ((4, 6), (1, 8, 8), 2, 8),
+    "three levels": ((4, 5, 6), (2, 12, 16), 1, 8),
+    "odd sizes": ((4, 6, 8), (1, 27, 29), 1, 8),
+    "digits": ((8, 16), (1, 28, 28), 2, 16),
+}
+unets = pytest.mark.parametrize(("channels", "shape", "patch", "bottleneck"), UNETS.values(), ids=UNETS)
+
+
+def shaken(model):
+    """With noise in every parameter: the last layer starts at zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(7))
+    return model
+
+
+@unets
+def test_a_unet_keeps_the_shape_of_images(channels, shape, patch, bottleneck):
+    build = lambda: nn.UNet(channels, shape, patch, 8, bottleneck, generator=seeded(0))  # noqa: E731
+    x, t = torch.randn(3, *shape, generator=seeded(1)), torch.tensor([-1.0, 0.5, 2.0])
+    assert torch.equal(build()(x, t), torch.zeros(3, *shape))
+    model = shaken(build())
+    y = model(x, t)
+    assert y.shape == x.shape
+    # images are independent of each other, and each sees its own t
+    for i in range(3):
+        assert torch.allclose(model(x[i : i + 1], t[i : i + 1]), y[i : i + 1], atol=1e-5)
+    assert not torch.allclose(model(x, t + 0.3), y, atol=1e-4)
+    assert torch.equal(shaken(build())(x, t), y)
+    y.square().sum().backward()
+    assert all(p.grad is not None and bool((p.grad != 0).any()) for p in model.parameters())
+
+
+def test_every_pixel_of_a_unet_can_see_every_other():
+    model = shaken(nn.UNet((4, 6), (1, 28, 28), 2, 8, 8, generator=seeded(0)))
+    x = torch.zeros(1, 1, 28, 28, requires_grad=True)
+    model(x, torch.zeros(1))[0, 0, 0, 0].backward()
+    assert bool((x.grad != 0).all())
+
+
+def test_the_parts_of_a_unet_pass_an_image_through_unchanged():
+    """With the last convolution a delta, all others zero and the stem a copy, what is left is SiLU of the input."""
+    model = nn.UNet((1,), (1, 5, 5), 1, 4, 0)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        model.stem.weight[0, 0, 1, 1] = 1
+        model.out.weight[0, 0, 1, 1] = 1
+    x = torch.randn(2, 1, 5, 5, generator=seeded(0))
+    assert torch.allclose(model(x, torch.zeros(2)), F.silu(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.UNet(()), "there must be channels"),
+        (lambda: nn.UNet((4,), (1, 28)), "three numbers in in_shape"),
+        (lambda: nn.UNet((4,), (1, 9, 8), 2), "multiples of patch = 2, got 9 and 8"),
+        (lambda: nn.UNet((4, 0)), r"channels\[1\] must be at least 1"),
+        (lambda: nn.UNet(bottleneck=-1), "bottleneck must be at least 0"),
+        (lambda: nn.UNet((4,), (1, 8, 8), 2)(torch.zeros(2, 1, 10, 8), torch.zeros(2)), r"shape \(n, 1, 8, 8\)"),
+        (
+            lambda: nn.UNet((4,), (1, 8, 8), 2, bottleneck=0)(torch.zeros(2, 2, 8, 8), torch.zeros(2)),
+            "images must have",
+        ),
+        (lambda: nn.TimeMLP(0, (4,)), "dim must be at least 1"),
+        (lambda: nn.TimeMLP(2, (4,), n_frequencies=0), "n_frequencies must be at least 1"),
+    ],
+)
+def test_bad_sizes_of_networks_with_time(build, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        build()

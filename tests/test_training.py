@@ -550,3 +550,9 @@ def test_a_person_sees_the_progress_and_a_program_does_not(monkeypatch, capsys):
     monkeypatch.delenv("COURSEKIT_UNATTENDED")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert "training" in run()
+
+
+def test_the_cosine_schedule_goes_from_one_to_zero():
+    # ½(1 + cos πp): 1, ½(1 + 1/√2), ½, 0
+    found = [training.cosine(p) for p in (0.0, 0.25, 0.5, 1.0)]
+    assert found == pytest.approx([1, 0.5 * (1 + 0.5**0.5), 0.5, 0])
