@@ -252,8 +252,8 @@ def markov_projection(mixture0: GaussianMixture, mixture1: GaussianMixture, vari
         covs = (1 - s) ** 2 * mixture0.covs[i] + s**2 * mixture1.covs[j] + variance * s * (1 - s) * identity
         means = (1 - s) * mixture0.means[i] + s * mixture1.means[j]
         between = GaussianMixture(mixture0.weights[i] * mixture1.weights[j], means, covs)
-        logs, pulled = between._terms(x)
-        ends = mixture1.means[j] + s * torch.einsum("kde,...ke->...kd", mixture1.covs[j], pulled)
+        logs, white = between._terms(x)
+        ends = mixture1.means[j] + s * torch.einsum("kde,...ke->...kd", mixture1.covs[j], between._pulled(white))
         end = (torch.softmax(logs, dim=-1).unsqueeze(-1) * ends).sum(-2)
         return (end - x) / (1 - s)
 

@@ -38,15 +38,15 @@ class ScoreModel(nn.Module):
         self.data_std = as_number("data_std", data_std, low=0, strict=True)
 
     def forward(self, x: Points, t: Time) -> Points:
-        t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
+        t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        t = t.view(-1, *(1,) * (x.ndim - 1)) if t.ndim else t
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        v = (alpha * self.data_std) ** 2 + sigma**2
-        shape = (-1, *(1,) * (x.ndim - 1))
-        scaled = x / v.sqrt().view(shape)
-        output = self.net(scaled, (sigma / alpha).log())
+        gain = alpha * self.data_std
+        root = (gain * gain + sigma * sigma).sqrt()
+        scaled = x / root
+        output = self.net(scaled, (sigma / alpha).log().flatten().expand(len(x)))
         check_like("the network's output", output, x)
-        gain = alpha * self.data_std / sigma
-        return (gain.view(shape) * output - scaled) / v.sqrt().view(shape)
+        return (gain / sigma * output - scaled) / root
 
 
 def dsm_loss(

@@ -61,7 +61,8 @@ class Schedule:
 
     def _times(self, t: Time) -> Tensor:
         t = floating(t)
-        if not bool(((t >= 0) & (t <= self.T * (1 + 1e-6))).all()):
+        low, high = (float(end) for end in ((t, t) if t.ndim == 0 else t.aminmax()))
+        if not (low >= 0 and high <= self.T * (1 + 1e-6)):
             raise ValueError(f"t must lie in the schedule's interval [0, {self.T:g}], got {range_of(t)}")
         return t
 

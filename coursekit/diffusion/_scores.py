@@ -51,19 +51,24 @@ class GaussianMixture:
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Cholesky factors L, precisions P, and log wₖ - ½ log det 2πΣₖ."""
+        """Cholesky factors L, their inverses W (so that Σₖ⁻¹ = WₖᵀWₖ), and log wₖ - ½ log det 2πΣₖ."""
         L = torch.linalg.cholesky(self.covs)
         log_det = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         d = self.means.shape[1]
-        return L, torch.cholesky_inverse(L), self.weights.log() - log_det - 0.5 * d * math.log(2 * math.pi)
+        W = torch.linalg.solve_triangular(L, torch.eye(d).to(L), upper=False)
+        return L, W, self.weights.log() - log_det - 0.5 * d * math.log(2 * math.pi)
 
     def _terms(self, x) -> tuple[Tensor, Tensor]:
-        """log(wₖ Nₖ(x)), (*n, k), and Pₖ(x - mₖ), (*n, k, d)."""
+        """log(wₖ Nₖ(x)), (*n, k), and the whitened points Wₖ(x - mₖ), (*n, k, d)."""
         check_last_axis(x, self.means)
-        _, P, constant = self._factors
-        offset = x.unsqueeze(-2) - self.means
-        pulled = torch.einsum("...kd,kde->...ke", offset, P)
-        return constant - 0.5 * (offset * pulled).sum(-1), pulled
+        _, W, constant = self._factors
+        # one matrix product for all components
+        white = (x @ W.flatten(0, 1).mT).unflatten(-1, W.shape[:2]) - torch.einsum("kde,ke->kd", W, self.means)
+        return constant - 0.5 * white.square().sum(-1), white
+
+    def _pulled(self, white) -> Tensor:
+        """Σₖ⁻¹(x - mₖ), (*n, k, d)."""
+        return torch.einsum("...kd,kde->...ke", white, self._factors[1])
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """Independent draws, their components in random order."""
@@ -81,16 +86,18 @@ class GaussianMixture:
 
     def score(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """∇ log p(x) = -Σₖ rₖ(x) Σₖ⁻¹ (x - mₖ), r the responsibilities."""
-        logs, pulled = self._terms(x)
-        return -(torch.softmax(logs, dim=-1).unsqueeze(-1) * pulled).sum(-2)
+        logs, white = self._terms(x)
+        shares = torch.softmax(logs, dim=-1).unsqueeze(-1) * white
+        return -shares.flatten(-2) @ self._factors[1].flatten(0, 1)
 
     def hessian(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d d"]:
         """∇² log p(x) = Cov_r(Σₖ⁻¹ (x - mₖ)) - Σₖ rₖ Σₖ⁻¹: the Jacobian of the score."""
-        logs, pulled = self._terms(x)
-        r = torch.softmax(logs, dim=-1)
+        logs, white = self._terms(x)
+        r, pulled = torch.softmax(logs, dim=-1), self._pulled(white)
         spread = pulled - (r.unsqueeze(-1) * pulled).sum(-2, keepdim=True)
         between = torch.einsum("...k,...kd,...ke->...de", r, spread, spread)
-        return between - torch.einsum("...k,kde->...de", r, self._factors[1])
+        precisions = self._factors[1].mT @ self._factors[1]
+        return between - torch.einsum("...k,kde->...de", r, precisions)
 
     def noised(self, alpha: Time, sigma: Time) -> "GaussianMixture":
         """The law of α x + σ ε: Σₖ wₖ N(α mₖ, α² Σₖ + σ² I)."""
@@ -105,10 +112,11 @@ class GaussianMixture:
         """
         noisy = self.noised(alpha, sigma)
         alpha = floating(alpha).to(self.means)
-        logs, pulled = noisy._terms(x)
+        logs, white = noisy._terms(x)
         gain = alpha * self.covs
-        means = self.means + torch.einsum("kde,...ke->...kd", gain, pulled)
-        covs = self.covs - gain @ noisy._factors[1] @ gain
+        means = self.means + torch.einsum("kde,...ke->...kd", gain, noisy._pulled(white))
+        half = noisy._factors[1] @ gain
+        covs = self.covs - half.mT @ half
         return Posterior(torch.softmax(logs, dim=-1), means, covs)
 
 
