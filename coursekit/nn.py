@@ -321,7 +321,7 @@ class UNet(nn.Module):
     patch : int ≥ 1
     embedding : int ≥ 1
     bottleneck : int ≥ 0
-        Width of the dense layers; 0 for none, and then images may have any size h, w.
+        Width of the dense layers; 0 for none, and then images may have any size h, w that patch divides.
     generator : torch.Generator, optional
 
     Raises ValueError if a size is out of range, or for images of another shape.
@@ -379,9 +379,7 @@ class UNet(nn.Module):
             h = h + self.dense(h, e)
         for widen, block in zip(reversed(self.widen), reversed(self.up), strict=True):
             same = kept.pop()
-            h = nn.functional.interpolate(
-                widen(h), size=same.shape[2:]
-            )  # nearest: an odd size loses its last half cell
+            h = nn.functional.interpolate(widen(h), size=same.shape[2:])  # an odd size loses its last half cell
             h = block(torch.cat([h, same], dim=1), e)
         return nn.functional.pixel_shuffle(self.out(nn.functional.silu(h)), self.patch).contiguous()
 

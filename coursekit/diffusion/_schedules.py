@@ -61,7 +61,7 @@ class Schedule:
 
     def _times(self, t: Time) -> Tensor:
         t = floating(t)
-        low, high = (float(end) for end in ((t, t) if t.ndim == 0 else t.aminmax()))
+        low, high = (float(end) for end in torch.aminmax(t.detach()))
         if not (low >= 0 and high <= self.T * (1 + 1e-6)):
             raise ValueError(f"t must lie in the schedule's interval [0, {self.T:g}], got {range_of(t)}")
         return t

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coursekit._validation import as_integer, as_number
 from coursekit.diffusion._checks import Score, Time, check_last_axis, check_like, floating
-from coursekit.diffusion._schedules import Points, Schedule
+from coursekit.diffusion._schedules import Points, Schedule, for_points
 
 
 class Posterior(NamedTuple):
@@ -121,11 +121,26 @@ class GaussianMixture:
 
 
 def mixture_score(mixture: GaussianMixture, schedule: Schedule) -> Score:
-    """The exact score s(x, t) of a mixture that the schedule turns into noise; t is one time for all points.
+    """The exact score s(x, t) of a mixture that the schedule turns into noise, for one time or one for each point.
 
+    Noise moves the eigenvalues of the covariances, λ to α²λ + σ², and leaves their eigenvectors.
     Source: Chertkov eq. (9.6); Cao §5.1.  Taught in: notebook 09_01.
     """
-    return lambda x, t: mixture.noised(schedule.alpha(t), schedule.sigma(t)).score(x)
+    variances, axes = torch.linalg.eigh(mixture.covs)
+    means, log_weights = torch.einsum("kde,kd->ke", axes, mixture.means), mixture.weights.log()
+    k, d = mixture.means.shape
+    turn = axes.mT.reshape(k * d, d)
+
+    def score(x: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
+        check_last_axis(x, mixture.means)
+        alpha, sigma = (value.unsqueeze(-1) for value in for_points(x, t, schedule.alpha, schedule.sigma))
+        v = alpha**2 * variances + sigma**2
+        offset = (x @ turn.mT).unflatten(-1, (k, d)) - alpha * means
+        pulled = offset / v
+        logs = log_weights - 0.5 * (offset * pulled + v.log()).sum(-1)
+        return -(torch.softmax(logs, dim=-1).unsqueeze(-1) * pulled).flatten(-2) @ turn
+
+    return score
 
 
 def empirical_score(
