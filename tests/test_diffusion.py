@@ -760,5 +760,11 @@ def test_probes_give_an_unbiased_likelihood():
     draws = ode_log_likelihood(score, OU, x.expand(4000, 2), 30, n_probes=1, generator=seeded(0))
     assert float(draws.std()) > 0
     assert float(draws.mean()) == pytest.approx(float(exact), abs=5 * float(draws.std()) / math.sqrt(4000))
-    image = normal(2, 2, 1, 5, 5)  # above 16 coordinates the default is one probe
-    assert ode_log_likelihood(lambda x, t: -x, VP, image, 5).shape == (2,)
+
+
+def test_above_sixteen_coordinates_one_probe_is_the_default():
+    image, score = normal(2, 2, 1, 5, 5), lambda x, t: -x - 0.1 * x.roll(1, -1) ** 3
+    found = [ode_log_likelihood(score, VP, image, 5, n_probes=k, generator=seeded(3)) for k in (None, 1, 0)]
+    assert found[0].shape == (2,)
+    close(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], rtol=1e-6)
