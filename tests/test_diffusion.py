@@ -569,16 +569,17 @@ def gaussian_recursion(schedule, times, law, noise, heun=False):
     return mean, variance
 
 
+@pytest.mark.parametrize("schedule", [VP, OU, SCHEDULES["VE"]], ids=["VP", "OU", "VE"])
 @pytest.mark.parametrize("method", ["euler", "heun"])
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])
-def test_gaussian_data_follow_the_exact_recursion(method, strength):
-    law, n = gaussian(0.6, mean=1.5), 200_000
-    noise = lambda t: strength * OU.beta(t)  # noqa: E731
-    times = time_grid(OU, 25, t_min=0.02)
-    x = sample(
-        mixture_score(law, OU), OU, n, 1, 25, noise=noise, method=method, t_min=0.02, generator=seeded(0), dtype=F64
-    )
-    mean, variance = gaussian_recursion(OU, times, law, lambda t: strength * 2.0, heun=method == "heun")
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.0])
+def test_gaussian_data_follow_the_exact_recursion(schedule, method, strength):
+    """Few steps, so that the start, the noise of each step and the method's own error all show."""
+    law, n, t_min = gaussian(0.6, mean=1.5), 200_000, 0.05 * schedule.T
+    noise = lambda t: strength * schedule.beta(t)  # noqa: E731
+    options = {"noise": noise, "method": method, "t_min": t_min, "generator": seeded(0), "dtype": F64}
+    x = sample(mixture_score(law, schedule), schedule, n, 1, 12, **options)
+    times, level = time_grid(schedule, 12, t_min=t_min), lambda t: strength * float(schedule.beta(t))
+    mean, variance = gaussian_recursion(schedule, times, law, level, heun=method == "heun")
     assert float(x.mean()) == pytest.approx(mean, abs=5 * math.sqrt(variance / n))
     assert float(x.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / n))
 
@@ -757,9 +758,12 @@ def test_probes_give_an_unbiased_likelihood():
     law, x = mixture(8), normal(1, 1, 2)
     score = mixture_score(law, OU)
     exact = ode_log_likelihood(score, OU, x, 30)
-    draws = ode_log_likelihood(score, OU, x.expand(4000, 2), 30, n_probes=1, generator=seeded(0))
-    assert float(draws.std()) > 0
-    assert float(draws.mean()) == pytest.approx(float(exact), abs=5 * float(draws.std()) / math.sqrt(4000))
+    spread = []
+    for n_probes in (1, 2):
+        draws = ode_log_likelihood(score, OU, x.expand(4000, 2), 30, n_probes=n_probes, generator=seeded(0))
+        spread.append(float(draws.std()))
+        assert float(draws.mean()) == pytest.approx(float(exact), abs=5 * spread[-1] / math.sqrt(4000))
+    assert spread[1] / spread[0] == pytest.approx(2**-0.5, rel=0.15)
 
 
 def test_above_sixteen_coordinates_one_probe_is_the_default():

@@ -354,6 +354,24 @@ def test_the_drift_of_the_gaussian_bridge_carries_its_marginals():
             close(expected, (after[1] - before[1]) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
+def test_the_drift_of_a_gaussian_bridge_is_the_regression_of_its_end():
+    """With a cross-covariance far from symmetric: (x_1 - x_t)/(1 - t) regressed on x_t, from joint draws."""
+    n, t, g = 200_000, 0.4, seeded(4)
+    zero = torch.zeros(2, dtype=F64)
+    S0, S1 = spd(1), spd(2)
+    cross = (
+        torch.linalg.cholesky(S0) @ torch.tensor([[0.0, 0.8], [-0.8, 0.0]], dtype=F64) @ torch.linalg.cholesky(S1).mT
+    )
+    joint = torch.cat([torch.cat([S0, cross], 1), torch.cat([cross.mT, S1], 1)])
+    ends = torch.randn(n, 4, generator=g, dtype=F64) @ torch.linalg.cholesky(joint).mT
+    x = brownian_bridge(ends[:, :2], ends[:, 2:], torch.tensor([t]), 0.3, generator=g)[0]
+    target = (ends[:, 2:] - x) / (1 - t)
+    expected = GaussianBridge(zero, S0, zero, S1, cross, 0.3).drift(x, t)
+    error = target - expected  # orthogonal to every linear function of x
+    products = error.unsqueeze(2) * x.unsqueeze(1)
+    assert bool((products.mean(0).abs() < 5 * products.std(0) / math.sqrt(n)).all())
+
+
 def grid_bridge(variance, n=401, reach=5.0, ends=(TWO, ONE)):
     x = torch.linspace(-reach, reach, n, dtype=F64).unsqueeze(1)
     p0, p1 = (law.log_prob(x).softmax(0) for law in ends)

@@ -695,6 +695,11 @@ def test_the_parts_of_a_unet_pass_an_image_through_unchanged():
         model.out.weight[0, 0, 1, 1] = 1
     x = torch.randn(2, 1, 5, 5, generator=seeded(0))
     assert torch.allclose(model(x, torch.zeros(2)), F.silu(x), atol=1e-6)
+    # with deltas in the lowest block too, and no modulation, the block adds SiLU twice
+    with torch.no_grad():
+        model.lowest.conv1.weight[0, 0, 1, 1] = 1
+        model.lowest.conv2.weight[0, 0, 1, 1] = 1
+    assert torch.allclose(model(x, torch.zeros(2)), F.silu(x + F.silu(F.silu(x))), atol=1e-6)
 
 
 @pytest.mark.parametrize(
