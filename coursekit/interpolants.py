@@ -21,6 +21,7 @@ from torch import Tensor
 from coursekit._validation import as_integer, as_number
 from coursekit.diffusion import GaussianMixture, Schedule
 from coursekit.diffusion._checks import floating
+from coursekit.diffusion._learning import stratified
 from coursekit.transport import sinkhorn
 
 Points = Float[Tensor, "n d"]
@@ -105,9 +106,7 @@ def flow_matching_loss(
     """
     if x0.shape != x1.shape:
         raise ValueError(f"x0 and x1 must have one shape, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-    n = len(x0)
-    u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
-    t = (path.T * u[torch.randperm(n, generator=generator)]).to(x0)
+    t = stratified(len(x0), 0.0, path.T, generator).to(x0)
     column = t.view(-1, *(1,) * (x0.ndim - 1))
     velocity = model(path.alpha(column) * x0 + path.sigma(column) * x1, t)
     if velocity.shape != x0.shape:
@@ -322,7 +321,7 @@ class SchrodingerBridge:
     x0: Float[Tensor, "n d"]
     x1: Float[Tensor, "m d"]
     plan: Float[Tensor, "n m"]
-    """Joint law of the ends: p_0(i) N(x_1j; x_0i, ε I) φ_j, divided by rows."""
+    """Joint law of the ends: in each row in proportion to N(x_1j; x_0i, ε I) φ_j."""
     log_potential: Float[Tensor, " m"]
     """log φ, up to a constant."""
     variance: float
@@ -333,7 +332,8 @@ class SchrodingerBridge:
         self, n: int, t: Float[Tensor, " n_times"], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "n_times n d"]:
         """Paths at the times t: ends from the plan, exact Brownian bridges between them."""
-        pairs = torch.multinomial(self.plan.flatten(), as_integer("n", n, low=1), True, generator=generator)
+        plan = self.plan.flatten().cpu()
+        pairs = torch.multinomial(plan, as_integer("n", n, low=1), True, generator=generator).to(self.plan.device)
         i, j = pairs // len(self.x1), pairs % len(self.x1)
         return brownian_bridge(self.x0[i], self.x1[j], t, self.variance, generator=generator)
 

@@ -74,8 +74,8 @@ def reverse_process(
         Every so many steps are kept, and the start: (n_steps // record_every + 1, n, *shape).
     generator : torch.Generator, optional
 
-    In a law of variance v a step of length h is stable for h(½(β + ε)/v + α̇/α) < 2. The response of the score to the
-    noise just added shows 1/v, at no cost; a step beyond the threshold warns (StabilityWarning).
+    In a law of variance v a step of length h is stable for h(½(β + ε)/v + α̇/α) < 2. How the score has changed
+    along the last step shows 1/v, at no cost; a step beyond the threshold warns (StabilityWarning), from 32 points on.
 
     Raises ValueError for times that do not decrease (if ε > 0) or lie outside the schedule, a negative noise, or a
     score of another shape; FloatingPointError, with the step, if the score or the paths stop being finite.
