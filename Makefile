@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing the packages pinned in constraints.txt (once; a few minutes)"
 	@$(PIP) install -c constraints.txt hatchling editables
-	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[course,dev]"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[course,dev,cluster]"
 	@echo "[3/3] checking the installation"
 	@$(BIN)/coursekit doctor
 	@rm -f $(VENV)/verified && touch $@
@@ -57,7 +57,7 @@ bench: $(VENV)/installed  ## compare the kernels' speed with peer libraries
 
 constraints:  ## pin the newest versions that pyproject.toml admits
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins && build/pins/bin/python -m pip install -q hatchling editables
-	@build/pins/bin/python -m pip install -q --no-build-isolation -e ".[course,dev]"
+	@build/pins/bin/python -m pip install -q --no-build-isolation -e ".[course,dev,cluster,book]"
 	@sed -n '/^#/p' constraints.txt > build/constraints.txt
 	@build/pins/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' >> build/constraints.txt
 	@sed -n '/ ; /p' constraints.txt >> build/constraints.txt && mv build/constraints.txt constraints.txt

@@ -75,7 +75,7 @@ def test_conda_environment_names_the_same_packages_and_ranges():
             conda[name] = version
     extras = PROJECT["optional-dependencies"]
     expected = {"python": PROJECT["requires-python"]}
-    for text in (*PROJECT["dependencies"], *extras["course"], *extras["dev"]):
+    for text in (*PROJECT["dependencies"], *extras["course"], *extras["dev"], *extras["cluster"]):
         requirement = Requirement(text)
         expected[CONDA_NAMES.get(requirement.name, requirement.name)] = str(requirement.specifier)
     assert conda == expected
