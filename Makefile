@@ -11,7 +11,7 @@ NB ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := course
-.PHONY: course test test-notebooks test-package lint format lab figs bench constraints clean help
+.PHONY: course test test-notebooks test-package lint format lab figs assignments bench constraints clean help
 
 course: $(VENV)/installed  ## run what is stale (on a new installation everything)
 	@if [ -f $(VENV)/verified ]; then $(BIN)/coursekit run; \
@@ -51,6 +51,11 @@ lab: $(VENV)/installed  ## open JupyterLab
 
 figs: $(VENV)/installed  ## regenerate the figures of NB (default: all), with FORMAT=pdf or svg also for print
 	@$(BIN)/coursekit run --force $(NB) --format $(FORMAT)
+
+assignments: $(VENV)/installed  ## the students' versions of exercises/, in build/assignments
+	@rm -rf build/assignments
+	@cd exercises && for d in */; do PATH=../$(BIN):$$PATH ../$(BIN)/nbgrader generate_assignment --force $${d%/} || exit 1; done
+	@echo "The students' versions are in build/assignments, without solutions and hidden tests"
 
 bench: $(VENV)/installed  ## compare the kernels' speed with peer libraries
 	@for f in benchmarks/[!_]*.py; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$f || exit 1; done
