@@ -1,3 +1,5 @@
+import re
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,6 +48,17 @@ def test_equal_figures_give_equal_bytes(folder, monkeypatch, fmt):
         contents.append((folder / f"01_chapter/line.{fmt}").read_bytes())
     assert contents[0] == contents[1]
     assert (folder / "01_chapter/line.png").is_file()  # the PNG always
+
+
+def test_pdf_embeds_truetype_fonts(folder, monkeypatch):
+    monkeypatch.setenv("COURSEKIT_FORMAT", "pdf")
+    fig = line()
+    fig.axes[0].set_title(r"AᵀA and $\sqrt{\pi}\,\kappa$")  # text, a glyph beyond Latin 1, mathematics
+    plotting.savefig(fig, "01_chapter/line", alt=ALT)
+    data = (folder / "01_chapter/line.pdf").read_bytes()
+    fonts = re.findall(rb"/Type /FontDescriptor.*?>>", data, re.S)
+    assert len(fonts) >= 2 and all(b"/FontFile2" in font for font in fonts)  # FontFile2 is an embedded TrueType font
+    assert b"/Type3" not in data
 
 
 def test_png_names_no_software_or_date(folder):

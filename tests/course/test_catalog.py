@@ -1,8 +1,10 @@
+from html.parser import HTMLParser
+
 import nbformat
 import pytest
 
 from coursekit.course import catalog
-from coursekit.course.catalog import Course
+from coursekit.course.catalog import Caption, Course
 from coursekit.course.errors import CourseError
 
 TABLE = """notebooks:
@@ -117,10 +119,80 @@ def test_malformed_record_counts_as_not_executed(done):
     assert catalog.staleness(entry) == ["not executed"]
 
 
-def test_generated_pages(done):
+def test_readme_table(done):
     assert "| 01_02 | [Another](notebooks/01_first/02_other.ipynb) | 5 |  | nowhere |" in catalog.readme_table(done)
-    index = (done.root / "figs" / "INDEX.md").read_text()
-    assert "![A straight line from the origin upwards.](01_first/line.png)" in index
+
+
+class Images(HTMLParser):
+    """The attributes of the images and the targets of the links of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.images, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs))
+        elif tag == "a":
+            self.links.append(dict(attrs)["href"])
+
+
+def gallery(course, text=None):
+    """The gallery of the course, its captions replaced if a text is given."""
+    if text is not None:
+        (course.root / "notebooks" / "figures.yml").write_text(text, encoding="utf-8")
+    return catalog.figure_index(Course(course.root))
+
+
+def test_gallery(done):
+    text = gallery(done, "01_first/line: {title: A line rises, source: 'Nowhere Fig. 1'}\n")
+    assert "## 01_01 [A line](../notebooks/01_first/01_line.ipynb)" in text
+    assert "01_02" not in text.partition("## ")[2]  # not executed: no figures yet
+    page = Images(text)
+    assert page.links == ["01_first/line.png"]
+    assert page.images[0]["src"] == "01_first/line.png"
+    assert page.images[0]["alt"] == "A straight line from the origin upwards."
+    for shown in ("A line rises", "A straight line from the origin upwards.", "Nowhere Fig. 1", "01_first/line"):
+        assert f">{shown}<" in text or f"\n{shown}<" in text
+
+
+def test_gallery_without_captions_shows_names(done):
+    text = gallery(done)
+    assert "<b>01_first/line</b>" in text and "<i>" not in text
+    assert text == (done.root / "figs" / "INDEX.md").read_text(encoding="utf-8")
+
+
+def test_gallery_escapes_its_texts(done):
+    entry = done.find("01_01")
+    notebook = nbformat.read(entry.executed, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("metadata", {}):
+                output.metadata["image/png"]["alt"] = 'For 1 < x & "y" > 2'
+    nbformat.write(notebook, entry.executed)
+    text = gallery(done, "01_first/line: {title: 'G > F & H', source: 'a <b>'}\n")
+    assert Images(text).images[0]["alt"] == 'For 1 < x & "y" > 2'
+    assert "<b>G &gt; F &amp; H</b>" in text and "<i>a &lt;b&gt;</i>" in text
+
+
+def test_captions(course):
+    table = course.root / "notebooks" / "figures.yml"
+    assert course.captions == {}
+    table.write_text("01_first/line: {title: π rises, source: Nowhere}\n01_first/other: {title: b}\n", encoding="utf-8")
+    assert Course(course.root).captions == {
+        "01_first/line": Caption("π rises", "Nowhere"),
+        "01_first/other": Caption("b"),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "a: [", "a: b", "a: {source: b}", "a: {title: b, sauce: c}", "a: {title: 3}"]
+)
+def test_malformed_captions(course, text):
+    (course.root / "notebooks" / "figures.yml").write_text(text)
+    with pytest.raises(CourseError, match="not a valid table of captions"):
+        _ = course.captions
 
 
 def test_write_atomically_leaves_equal_files_alone(tmp_path):
