@@ -8,10 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 FORMAT ?= png
 NB ?=
+BOOK := build/book
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := course
-.PHONY: course test test-notebooks test-package lint format lab figs assignments bench constraints clean help
+.PHONY: course test test-notebooks test-package lint format lab figs assignments book test-book bench constraints clean help
 
 course: $(VENV)/installed  ## run what is stale (on a new installation everything)
 	@if [ -f $(VENV)/verified ]; then $(BIN)/coursekit run; \
@@ -54,8 +55,30 @@ figs: $(VENV)/installed  ## regenerate the figures of NB (default: all), with FO
 
 assignments: $(VENV)/installed  ## the students' versions of exercises/, in build/assignments
 	@rm -rf build/assignments
-	@cd exercises && for d in */; do PATH=../$(BIN):$$PATH ../$(BIN)/nbgrader generate_assignment --force $${d%/} || exit 1; done
+	@cd exercises && for d in [0-9]*/; do PATH=../$(BIN):$$PATH ../$(BIN)/nbgrader generate_assignment --force $${d%/} || exit 1; done
 	@echo "The students' versions are in build/assignments, without solutions and hidden tests"
+
+$(VENV)/book: pyproject.toml constraints.txt | $(VENV)/installed
+	@echo "installing what the web edition needs (once)"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[course,dev,cluster,book]"
+	@touch $@
+
+$(BOOK)/npm/installed: book/package.json book/package-lock.json
+	@command -v npm > /dev/null || \
+	  { echo "make book needs npm, which fetches MathJax: install Node.js 20 or newer (on Debian: apt install npm)"; exit 1; }
+	@mkdir -p $(BOOK)/npm && cp book/package.json book/package-lock.json $(BOOK)/npm
+	@npm ci --prefix $(BOOK)/npm --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+book: $(VENV)/book $(BOOK)/npm/installed  ## the web edition, of the notebooks as they were executed
+	@$(BIN)/python -m book.stage && $(BIN)/python -m book.assets
+	@rm -rf $(BOOK)/html  # or pages that are no more would stay
+	@$(BIN)/sphinx-build -q -W --keep-going -j auto -c book -d $(BOOK)/doctrees $(BOOK)/source $(BOOK)/html
+	@cd $(BOOK)/html && ../npm/node_modules/.bin/purgecss --config $(CURDIR)/book/purgecss.config.cjs --output . --preserve-paths
+	@echo "The web edition is built: open $(BOOK)/html/index.html"
+
+test-book: book  ## every page of the web edition in a browser, Debian's chromium or the one that CHROMIUM names
+	@$(BIN)/pytest -n 2 book/tests
 
 bench: $(VENV)/installed  ## compare the kernels' speed with peer libraries
 	@for f in benchmarks/[!_]*.py; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$f || exit 1; done

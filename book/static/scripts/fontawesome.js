@@ -1,0 +1,1 @@
+// The theme would load all of Font Awesome here; the icons in use are in icons.css.
