@@ -38,7 +38,8 @@ RAW_MATHEMATICS = r"""() => {
   const found = [];
   while (walker.nextNode()) {
     const node = walker.currentNode;
-    if (!node.parentElement.closest('pre, code, script, style, mjx-container') && /\$(?![A-Z]{3})|\\\(|\\\[/.test(node.data))
+    const verbatim = node.parentElement.closest('pre, code, script, style, mjx-container');
+    if (!verbatim && /\$(?![A-Z]{3})|\\\(|\\\[/.test(node.data))
       found.push(node.data.trim().slice(0, 80));
   }
   return found;
