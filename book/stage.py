@@ -15,12 +15,11 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
-import yaml
 from PIL import Image
 
 from book import errata, pages, uses
 from coursekit.course import catalog
-from coursekit.course.catalog import Course, Entry
+from coursekit.course.catalog import Caption, Course, Entry
 from coursekit.course.errors import CourseError
 
 FRONT = ("teach", "exercises")
@@ -91,19 +90,19 @@ def contents(entries: list[Entry]) -> str:
     return "\n".join(rows)
 
 
-def thumbnail(name: str, alt: str, about: Mapping[str, str], href: str, thumbnails: Path) -> str:
+def thumbnail(name: str, alt: str, caption: Caption, href: str, thumbnails: Path) -> str:
     """A small figure with its title and the source's figure that it answers to, all one link."""
     with Image.open(thumbnails / f"{name}.webp") as image:
         width, height = image.size
-    source = f"<small>{escape(about['source'])}</small>" if "source" in about else ""
+    source = f"<small>{escape(caption.source)}</small>" if caption.source else ""
     return (
         f'<a class="thumbnail" href="{href}"><img src="thumbnails/{name}.webp" alt="{escape(alt)}" '
         f'width="{width}" height="{height}" loading="lazy" decoding="async">'
-        f"<span>{escape(about.get('title', alt))}</span>{source}</a>"
+        f"<span>{escape(caption.title)}</span>{source}</a>"
     )
 
 
-def gallery(course: Course, notebooks: Mapping[str, nbformat.NotebookNode], titles: Mapping, thumbnails: Path) -> str:
+def gallery(course: Course, notebooks: Mapping[str, nbformat.NotebookNode], thumbnails: Path) -> str:
     """All figures by notebook."""
     total = sum(len(catalog.figures(notebook)) for notebook in notebooks.values())
     blocks = [
@@ -113,24 +112,38 @@ def gallery(course: Course, notebooks: Mapping[str, nbformat.NotebookNode], titl
     ]
     for entry in course.entries:
         cards = [
-            thumbnail(name, alt, titles.get(name, {}), figure_page(entry, name), thumbnails)
+            thumbnail(name, alt, course.captions[name], figure_page(entry, name), thumbnails)
             for name, alt in catalog.figures(notebooks[entry.id]).items()
         ]
         blocks += [f"## {entry.id} {entry.title}", "\n".join(['<div class="gallery">', *cards, "</div>"])]
     return "\n\n".join(blocks)
 
 
-def showcase(course: Course, notebooks: Mapping[str, nbformat.NotebookNode], titles: Mapping, thumbnails: Path) -> str:
+def showcase(course: Course, notebooks: Mapping[str, nbformat.NotebookNode], thumbnails: Path) -> str:
     """The figures of the landing page."""
     cards = []
     for entry in course.entries:
         for name, alt in catalog.figures(notebooks[entry.id]).items():
             if name in SHOWCASE:
-                about = {"title": titles.get(name, {}).get("title", alt)}
-                cards.append(thumbnail(name, alt, about, figure_page(entry, name), thumbnails))
+                caption = Caption(course.captions[name].title)
+                cards.append(thumbnail(name, alt, caption, figure_page(entry, name), thumbnails))
     if len(cards) != len(SHOWCASE):
         raise CourseError("SHOWCASE of book/stage.py names a figure that no notebook draws")
     return "\n".join(['<div class="gallery">', *cards, "</div>"])
+
+
+def assignments(exercises: Path) -> str:
+    """The table of assignments: their exercises, and the points of each."""
+    rows = ["| assignment | exercises | points |", "|---|---|---|"]
+    for path in sorted(exercises.glob("[0-9]*/*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        title = re.findall(r"(?m)^# Assignment: (.+)$", text)[0]
+        names = re.findall(r"(?m)^## \d+\. (.+)$", text)
+        points = sum(cell.metadata.nbgrader.get("points", 0) for cell in cells)
+        file = path.relative_to(exercises).with_suffix("").as_posix()
+        rows.append(f"| {title[:1].upper() + title[1:]}<br>`{file}` | {'; '.join(names)} | {points} |")
+    return "\n".join(rows)
 
 
 def count_claims(notebook: nbformat.NotebookNode) -> int:
@@ -289,25 +302,22 @@ def stage(course: Course, source: Path, extra: Path) -> None:
     table = {"documents": documents, "used_in": used_in, "names": names, "exported": exported}
     sources.write("uses.json", json.dumps(table, indent=1))
 
-    table = root / "notebooks" / "figures.yml"
-    titles = yaml.safe_load(table.read_text(encoding="utf-8")) if table.is_file() else {}
     thumbnails = extra / "thumbnails"
     sources.write("errata.md", errata_page(boxes))
-    sources.write("gallery.md", gallery(course, notebooks, titles, thumbnails))
+    sources.write("gallery.md", gallery(course, notebooks, thumbnails))
     sources.write("api/index.md", api_index({module: summary(root / "coursekit", module) for module in modules}))
     for module in modules:
         sources.write(f"api/{module}.rst", module_page(module))
-    front = [name for name in FRONT if (root / "book" / f"{name}.md").is_file()]
-    for name in front:
+    for name in FRONT:
         text = (root / "book" / f"{name}.md").read_text(encoding="utf-8")
+        text = fill(text, {"assignments": assignments(root / "exercises")})
         sources.write(f"{name}.md", pages.link_notebooks(text, entries))
     for drawing in (root / "book").glob("*.svg"):
         sources.copy(drawing.name, drawing)
     parts = {
         "contents": contents(course.entries),
-        "figures": showcase(course, notebooks, titles, thumbnails),
-        "navigation": navigation(course.entries, [*front, "gallery", "errata"]),
-        "teach": "[Teach with it](teach.md)" if "teach" in front else "[The figures](gallery.md)",
+        "figures": showcase(course, notebooks, thumbnails),
+        "navigation": navigation(course.entries, [*FRONT, "gallery", "errata"]),
         "counts": f"{len(course.entries)} notebooks, {len(figures)} figures, {n_claims} claims, {len(boxes)} errata",
     }
     sources.write("index.md", fill((root / "book" / "index.md").read_text(encoding="utf-8"), parts))

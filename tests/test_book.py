@@ -179,10 +179,18 @@ def test_the_gallery_has_every_figure_with_its_alt_text(tmp_path):
     for name in figures:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 2)).save(tmp_path / f"{name}.webp")
-    page = stage.gallery(COURSE, notebooks, {}, tmp_path)
+    page = stage.gallery(COURSE, notebooks, tmp_path)
     assert all(f'src="thumbnails/{name}.webp"' in page for name in figures)
     assert page.count('class="thumbnail"') == len(figures) and 'alt=""' not in page
     assert set(stage.SHOWCASE) <= figures.keys()
+
+
+def test_every_assignment_stands_in_the_table_with_its_exercises():
+    table = stage.assignments(ROOT / "exercises")
+    names = [path.relative_to(ROOT / "exercises").with_suffix("").as_posix() for path in ROOT.glob("exercises/*/*.md")]
+    assert len(names) == table.count("<br>") and all(f"`{name}`" in table for name in names)
+    headings = re.findall(r"(?m)^## \d+\. (.+)$", (ROOT / "exercises" / f"{names[0]}.md").read_text(encoding="utf-8"))
+    assert "; ".join(headings) in table
 
 
 def test_a_tree_keeps_only_what_was_written_and_images_follow_their_originals(tmp_path):
