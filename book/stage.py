@@ -133,8 +133,8 @@ def showcase(course: Course, notebooks: Mapping[str, nbformat.NotebookNode], thu
 
 
 def assignments(exercises: Path) -> str:
-    """The table of assignments: their exercises, and the points of each."""
-    rows = ["| assignment | exercises | points |", "|---|---|---|"]
+    """The list of assignments, with their points and exercises."""
+    rows = []
     for path in sorted(exercises.glob("[0-9]*/*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
@@ -142,7 +142,7 @@ def assignments(exercises: Path) -> str:
         names = re.findall(r"(?m)^## \d+\. (.+)$", text)
         points = sum(cell.metadata.nbgrader.get("points", 0) for cell in cells)
         file = path.relative_to(exercises).with_suffix("").as_posix()
-        rows.append(f"| {title[:1].upper() + title[1:]}<br>`{file}` | {'; '.join(names)} | {points} |")
+        rows.append(f"- **{title[:1].upper() + title[1:]}**, {points} points: {'; '.join(names)}. `{file}`")
     return "\n".join(rows)
 
 
