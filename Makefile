@@ -55,7 +55,7 @@ figs: $(VENV)/installed  ## regenerate the figures of NB (default: all), with FO
 
 assignments: $(VENV)/installed  ## the students' versions of exercises/, in build/assignments
 	@rm -rf build/assignments
-	@cd exercises && for d in [0-9]*/; do PATH=../$(BIN):$$PATH ../$(BIN)/nbgrader generate_assignment --force $${d%/} || exit 1; done
+	@cd exercises && for d in [0-9]*/; do PATH="$(CURDIR)/$(BIN):$$PATH" nbgrader generate_assignment --force $${d%/} || exit 1; done
 	@echo "The students' versions are in build/assignments, without solutions and hidden tests"
 
 $(VENV)/book: pyproject.toml constraints.txt | $(VENV)/installed

@@ -2,6 +2,7 @@
 solution, and typical wrong answers (tests/mistakes) fail with a message that teaches.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ EXERCISES = ROOT / "exercises"
 MISTAKES = Path(__file__).parent / "mistakes"
 NAMES = sorted(str(path.relative_to(EXERCISES).with_suffix("")) for path in EXERCISES.glob("*/*.ipynb"))
 CHAPTERS = sorted({name.partition("/")[0] for name in NAMES})
+# nbgrader looks for alembic on the PATH, as in an activated environment
+ACTIVE = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 REGION = re.compile(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)### END \1", re.DOTALL)
 
 
@@ -147,13 +150,8 @@ def released(tmp_path_factory):
 
 def nbgrader(folder, command, chapters):
     for chapter in chapters:
-        run = subprocess.run(
-            [sys.executable, "-m", "nbgrader", command, chapter],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        call = [sys.executable, "-m", "nbgrader", command, chapter]
+        run = subprocess.run(call, cwd=folder, env=ACTIVE, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
 
 
@@ -183,7 +181,7 @@ def test_nbgrader_grades_the_worked_solution_in_full_and_the_blank_with_nothing(
         shutil.copytree(tree / chapter, exercises / "submitted" / student / chapter)
     nbgrader(exercises, "autograde", [chapter])
     run = [sys.executable, "-m", "nbgrader", "export", "--to", "grades.csv"]
-    subprocess.run(run, cwd=exercises, capture_output=True, check=True)
+    subprocess.run(run, cwd=exercises, env=ACTIVE, capture_output=True, check=True)
     header, *rows = [line.split(",") for line in (exercises / "grades.csv").read_text().splitlines()]
     records = [dict(zip(header, row, strict=True)) for row in rows]
     score = {r["student_id"]: float(r["raw_score"]) for r in records if r["assignment"] == chapter}

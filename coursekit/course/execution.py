@@ -76,15 +76,16 @@ def isolated(job: Job) -> Result:
     multiprocessing, which may not have children of that kind.)
     """
     command = [sys.executable, "-c", "from coursekit.course import execution; execution.serve()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        with process:  # leaving flushes its standard input, which fails when it is dead, and waits for its end
             pickle.dump(job, process.stdin)
             process.stdin.flush()
             result = pickle.load(process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            return Result(error=f"the process that ran it died with status {process.wait()}")
-        process.wait()  # leaving closes its standard input, which would interrupt it
+            process.wait()  # leaving closes its standard input, which would interrupt it
+    except (EOFError, OSError, pickle.UnpicklingError):
+        return Result(error=f"the process that ran it died with status {process.returncode}")
     return result
 
 
