@@ -9,7 +9,7 @@ sys.path.insert(0, str(ROOT))
 
 project = "coursekit"
 author = "The coursekit authors"
-copyright = author
+copyright = "the coursekit authors, MIT licence"
 html_title = "The mathematics of generative AI"
 html_short_title = "coursekit"
 

@@ -50,7 +50,7 @@ SHOWCASE = (
     "07_stochastic_processes/spins_pictures",
     "09_synthesis/score_there_and_back",
     "09_synthesis/score_field",
-    "09_synthesis/score_denoiser",
+    "09_synthesis/digits_samples",
 )
 SERVICES = tuple(f"coursekit.{module}." for module in FIELDS["Services"])
 
@@ -71,7 +71,7 @@ def navigation(entries: list[Entry], front: list[str]) -> str:
     """The table of contents in the side bar."""
     parts = {"The course": front}
     parts |= {name: [f"notebooks/{e.file}" for e in group] for name, group in by_chapter(entries).items()}
-    parts["The library"] = ["api/index"]
+    parts["The library"] = ["All modules <api/index>"]
     return "\n\n".join(
         f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(documents) + "\n```"
         for caption, documents in parts.items()
@@ -195,6 +195,7 @@ def api_index(summaries: Mapping[str, str]) -> str:
     """The modules by field, each with the first line of its docstring."""
     blocks = [
         "# The library",
+        "{ref}`All names in one list <genindex>`.",
         "All algorithms of the course are functions on arrays in one package, `coursekit`; the notebooks never "
         're-implement them. Shapes stand in the signatures: `Float[np.ndarray, "n d"]` is an array of n rows and d '
         "columns. Samples are rows, randomness comes from `rng`, bad input raises `ValueError`. Modules load on first "
