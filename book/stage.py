@@ -142,7 +142,7 @@ def assignments(exercises: Path) -> str:
         names = re.findall(r"(?m)^## \d+\. (.+)$", text)
         points = sum(cell.metadata.nbgrader.get("points", 0) for cell in cells)
         file = path.relative_to(exercises).with_suffix("").as_posix()
-        rows.append(f"- **{title[:1].upper() + title[1:]}**, {points} points: {'; '.join(names)}. `{file}`")
+        rows.append(f"- **{title[:1].upper() + title[1:]}** (`{file}`, {points} points): {'; '.join(names)}")
     return "\n".join(rows)
 
 
