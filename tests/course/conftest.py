@@ -6,14 +6,17 @@ import pytest
 from coursekit.course import runner
 from coursekit.course.catalog import Course
 
-GOOD = """---
+HEADER = """---
 kernelspec:
   display_name: Python 3
   language: python
   name: python3
 ---
 
-# Line
+"""
+GOOD = (
+    HEADER
+    + """# Line
 
 ```{code-cell} ipython3
 import matplotlib.pyplot as plt
@@ -36,6 +39,7 @@ ck.savefig(fig, "01_first/line", alt="A straight line from the origin upwards.")
 ck.claim("the slope is two", slope, equals=2)
 ```
 """
+)
 TABLE = """notebooks:
   - {id: "01_01", title: A line, file: 01_first/01_line, minutes: 5, sources: [nowhere], covers: none}
   - {id: "01_02", title: Another, file: 01_first/02_other, minutes: 5, sources: [nowhere], covers: none}

@@ -5,6 +5,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import distributed
 import filelock
 import pytest
 from click.testing import CliRunner
@@ -12,21 +13,16 @@ from click.testing import CliRunner
 from coursekit.course import catalog, cluster, runner
 from coursekit.course.cli import main
 from coursekit.course.errors import CourseError
+from tests.course.conftest import HEADER
 from tests.course.test_runner import is_running, snapshot, wait_for
 
-distributed = pytest.importorskip("distributed")
-
-QUICK = """---
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-```{code-cell} ipython3
+QUICK = (
+    HEADER
+    + """```{code-cell} ipython3
 print("done")
 ```
 """
+)
 # notes each attempt by the kernel's process id, and stays until it is told to go on
 SLOW = """
 ```{{code-cell}} ipython3
