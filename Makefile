@@ -2,12 +2,14 @@
 # make test       set up .venv and check everything
 # make lab        work through the notebooks in JupyterLab
 # make figs NB=01_02 FORMAT=pdf    the figures of one notebook, also for print
+# make bench QUICK=1    how fast the kernels are, next to peer libraries
 # make help       all targets
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FORMAT ?= png
 NB ?=
+QUICK ?=
 BOOK := build/book
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
@@ -80,8 +82,9 @@ book: $(VENV)/book $(BOOK)/npm/installed  ## the web edition, of the notebooks a
 test-book: book  ## every page of the web edition in a browser, Debian's chromium or the one that CHROMIUM names
 	@$(BIN)/pytest -n 2 book/tests
 
-bench: $(VENV)/installed  ## compare the kernels' speed with peer libraries
-	@for f in benchmarks/[!_]*.py; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python $$f || exit 1; done
+bench: $(VENV)/installed  ## compare the kernels with peer libraries and write benchmarks/RESULTS.md; QUICK=1: a look in 3 minutes
+	@cd benchmarks && OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	  $(CURDIR)/$(BIN)/python -m pytest $(if $(QUICK),--quick,--results RESULTS.md)
 
 constraints:  ## pin the newest versions that pyproject.toml admits
 	@rm -rf build/pins && $(PYTHON) -m venv build/pins && build/pins/bin/python -m pip install -q hatchling editables

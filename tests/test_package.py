@@ -66,19 +66,29 @@ def test_kernels_import_no_service_and_no_matplotlib(path):
     assert not any(name.split(".")[0] in {"matplotlib", "IPython"} for name in imported)
 
 
+def ranges(*extras):
+    """The requirements of the package with these extras, other than itself."""
+    texts = PROJECT["dependencies"] + [text for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+    return [requirement for text in texts if (requirement := Requirement(text)).name != PROJECT["name"]]
+
+
 def test_conda_environment_names_the_same_packages_and_ranges():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     conda = {}
-    for spec in environment["dependencies"]:
-        if isinstance(spec, str) and spec != "pip":
+    *specs, by_pip = environment["dependencies"]
+    for spec in specs:
+        if spec != "pip":
             name, _, version = spec.partition(" ")
             conda[name] = version
-    extras = PROJECT["optional-dependencies"]
     expected = {"python": PROJECT["requires-python"]}
-    for text in (*PROJECT["dependencies"], *extras["course"], *extras["dev"], *extras["cluster"]):
-        requirement = Requirement(text)
-        expected[CONDA_NAMES.get(requirement.name, requirement.name)] = str(requirement.specifier)
+    marked = []  # conda has no markers
+    for requirement in ranges("course", "dev", "bench", "cluster"):
+        if requirement.marker:
+            marked.append(requirement)
+        else:
+            expected[CONDA_NAMES.get(requirement.name, requirement.name)] = str(requirement.specifier)
     assert conda == expected
+    assert [Requirement(text) for text in by_pip["pip"] if text != "-e ."] == marked
     assert environment["channels"] == ["conda-forge"]
 
 
@@ -90,10 +100,8 @@ def test_constraints_pin_everything_and_satisfy_the_ranges():
             (version,) = requirement.specifier
             assert version.operator == "==" and "+" not in version.version, line
             pins[requirement.name.lower().replace("_", "-")] = version.version
-    extras = PROJECT["optional-dependencies"]
-    for text in (*PROJECT["dependencies"], *(text for extra in extras.values() for text in extra)):
-        requirement = Requirement(text)
-        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), text
+    for requirement in ranges(*PROJECT["optional-dependencies"]):
+        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement
     assert pins["torch"] == "2.13.0" and pins["torchvision"] == "0.28.0"
 
 

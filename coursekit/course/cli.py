@@ -103,10 +103,11 @@ def run(ids, given, profile, output_dir, figure_format, force, jobs, scheduler) 
         report=_report,
         announce=lambda text: console.print(text, markup=False),
     )
-    table = Table("id", "title", "result", "seconds", "figures", "claims")
+    table = Table("id", "title", "result", "seconds", "peak MB", "figures", "claims")
     for outcome in outcomes:
         result = "[red]failed[/red]" if outcome.error else "ok"
-        numbers = (f"{outcome.seconds:.1f}", str(outcome.n_figures), str(outcome.n_claims))
+        memory = f"{outcome.memory / 1e6:.0f}" if outcome.memory else ""
+        numbers = (f"{outcome.seconds:.1f}", memory, str(outcome.n_figures), str(outcome.n_claims))
         table.add_row(outcome.id, course.find(outcome.id).title, result, *numbers)
     console.print(table)
     if failed := [outcome.id for outcome in outcomes if outcome.error]:

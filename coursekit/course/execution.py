@@ -31,7 +31,17 @@ KERNEL_ENVIRONMENT = {
     "COURSEKIT_UNATTENDED": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
-_MODULES_CELL = "import sys; print(*sorted(m for m in sys.modules if m.split('.')[0] == 'coursekit'))"
+# The kernel's peak of memory in bytes, and which modules the result depends on
+_LAST_CELL = """
+import sys
+if sys.platform == "win32":
+    import psutil
+    peak = psutil.Process().memory_info().peak_wset
+else:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(peak, *sorted(m for m in sys.modules if m.split(".")[0] == "coursekit"))
+"""
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,13 @@ class Job:
 class Result:
     """What came of a job: the notebook with its outputs, or in `error` why there is none.
 
-    `record` is what staleness is judged by; `figures` maps paths below figs/ to the files' content.
+    `memory` is the kernel's peak in bytes; `record` is what staleness is judged by; `figures` maps paths below figs/ to
+    the files' content.
     """
 
     seconds: float = 0.0
     error: str = ""
+    memory: int = 0
     notebook: nbformat.NotebookNode | None = None
     record: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, bytes] = field(default_factory=dict)
@@ -122,7 +134,7 @@ def execute(job: Job) -> Result:
             where = f"cell [{error.exec_count}], which begins `{_first_line(error.source)}`"
             text = f"{where}, stopped with {error.ename}: {error.evalue}"
             return Result(time.perf_counter() - start, error=text)
-        used = executed.cells.pop().outputs[0].text.split()
+        peak, *used = executed.cells.pop().outputs[0].text.split()
         if "coursekit.plotting" in used:
             used.append("coursekit.course.mplstyle")
         _tidy(executed)
@@ -132,13 +144,13 @@ def execute(job: Job) -> Result:
             "figures": {name: catalog.file_hash(figs / f"{name}.png") for name in catalog.figures(executed)},
         }
         figures = {path.relative_to(figs).as_posix(): path.read_bytes() for path in sorted(figs.rglob("*.*"))}
-    return Result(time.perf_counter() - start, notebook=executed, record=record, figures=figures)
+    seconds = time.perf_counter() - start
+    return Result(seconds, memory=int(peak), notebook=executed, record=record, figures=figures)
 
 
 def _papermill(job: Job, scratch: Path) -> nbformat.NotebookNode:
     notebook = job.notebook
-    # which modules the result depends on; the caller takes the cell out again
-    notebook.cells.append(nbformat.v4.new_code_cell(_MODULES_CELL))
+    notebook.cells.append(nbformat.v4.new_code_cell(_LAST_CELL))  # the caller takes it out again
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, scratch / "notebook.ipynb")
     (scratch / "cwd").mkdir()

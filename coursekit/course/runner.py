@@ -18,13 +18,14 @@ from coursekit.course.execution import Job, Result, isolated
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one notebook. `error` is empty if it ran through."""
+    """What came of one notebook: `memory` is its kernel's peak in bytes, `error` is empty if it ran through."""
 
     id: str
     seconds: float
     n_figures: int = 0
     n_claims: int = 0
     error: str = ""
+    memory: int = 0
 
 
 def run(
@@ -138,4 +139,4 @@ def _publish(entry: Entry, result: Result, target: Path) -> Outcome:
         return Outcome(entry.id, result.seconds, error=str(error))
     outputs = [output for cell in result.notebook.cells for output in cell.get("outputs", [])]
     claims = sum(output.get("text", "").count("✓ ") for output in outputs)
-    return Outcome(entry.id, result.seconds, len(catalog.figures(result.notebook)), claims)
+    return Outcome(entry.id, result.seconds, len(catalog.figures(result.notebook)), claims, memory=result.memory)
