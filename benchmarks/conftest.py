@@ -88,19 +88,17 @@ def compare(request, benchmark, quick) -> Callable[..., None]:
         del answer, theirs
 
         others = {**case.peers, "floor": case.floor}
-        numbers = {name: repeated(call) for name, call in others.items()}
-        costs = {name: [] for name in others}
+        number, seconds = repeated(case.ours)
+        numbers, costs = {}, {name: [] for name in others}
+        for name, call in others.items():
+            numbers[name], spent = repeated(call)
+            seconds += spent
 
         def turn():
             for name, call in others.items():
                 costs[name].append(timed(call, numbers[name]))
 
-        number = repeated(case.ours)
-        turn()  # also tells how long one takes
-        one = sum(costs[name][0] * numbers[name] for name in others) + number * timed(case.ours, number)
-        turns = 3 if quick else int(np.clip(SECONDS / one, MIN_TURNS, MAX_TURNS))
-        for seconds in costs.values():
-            seconds.clear()
+        turns = int(np.clip(SECONDS / seconds, MIN_TURNS, MAX_TURNS)) if not quick else 3 if seconds < 1 else 1
         benchmark.pedantic(lambda: timed(case.ours, number), setup=turn, rounds=turns)
         ours = np.array(benchmark.stats.stats.data) / number
 

@@ -7,7 +7,7 @@ from importlib import metadata
 from itertools import groupby
 from operator import itemgetter
 
-from comparison import EXPONENT_TOLERANCE, Row
+from comparison import EQUAL, EXPONENT_TOLERANCE, Row
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +36,8 @@ cannot.
   over the same sizes; they should agree to ±{tolerance}.
 - **peak MB**: memory allocated during one call, the inputs not counted; ours, and the hardest peer's.
 - **target**: kernels in numpy are to be three times as fast as the fastest peer (≥ 3 ×) or within twice the floor
-  (≤ 2 floors), those in torch no slower than the fastest peer. ✗ marks what is missed; the reasons are below.
+  (≤ 2 floors), those in torch no slower than the fastest peer, as far as timings tell (a ratio of {equal} or more).
+  ✗ marks what is missed; the reasons are below.
 
 Python {python}, {cores} cores, {system}; {versions}.
 """
@@ -100,8 +101,8 @@ def course_summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     floor = max(sum(o.seconds for o in outcomes) / cores, *(o.seconds for o in outcomes))
     verdict = "✓" if seconds <= 60 * COURSE_MINUTES else "✗"
     return (
-        f"{len(outcomes)} notebooks in {seconds / 60:.1f} minutes on {cores} cores, {seconds / floor:.2f} times the floor "
-        f"(a schedule without gaps); the target is {COURSE_MINUTES:g} minutes on 2 cores {verdict}"
+        f"{len(outcomes)} notebooks in {seconds / 60:.1f} minutes on {cores} cores, {seconds / floor:.2f} times "
+        f"the floor (a schedule without gaps); the target is {COURSE_MINUTES:g} minutes on 2 cores {verdict}"
     )
 
 
@@ -110,6 +111,7 @@ def markdown(rows: Sequence[tuple[str, Row]], course: tuple[Sequence[Outcome], f
     parts = [
         INTRODUCTION.format(
             tolerance=EXPONENT_TOLERANCE,
+            equal=EQUAL,
             python=platform.python_version(),
             cores=os.cpu_count(),
             system=f"{platform.system()} {platform.machine()}",
