@@ -201,5 +201,5 @@ def bench_reliability(compare):
         agree=Close(rtol=1e-9),
         floor="the Fourier transforms",
         growth="n ln n",
-        reason="at 4,096 forecasts half of the time is the fixed cost of 12 calls of fftconvolve.",
+        reason="at 4,096 forecasts two fifths of the time are the fixed cost of 12 calls of fftconvolve.",
     )

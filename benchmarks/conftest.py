@@ -13,7 +13,7 @@ from comparison import GROWTH, Call, Row, Work, grown, peak_memory, quartiles, r
 
 from coursekit.course.runner import Outcome
 
-SECONDS = 8.0  # what the turns of one row may take, at least MIN_TURNS of them
+SECONDS = 4.0  # what the turns of one row may take, at least MIN_TURNS of them
 MIN_TURNS, MAX_TURNS = 5, 41
 ROWS = pytest.StashKey[list[tuple[str, Row]]]()
 COURSE = pytest.StashKey[tuple[list[Outcome], float]]()

@@ -253,8 +253,8 @@ def _kde_fft(x: np.ndarray, grid: np.ndarray, h: float) -> np.ndarray:
 def _waves(x: np.ndarray, origin: float, delta: float, size: int, h: float) -> tuple[np.ndarray, np.ndarray]:
     """t = 2πk/(size·delta) up to 9/h, where K_h has died out, and Σⱼ exp(-it(xⱼ - origin)), by linear binning."""
     count, first, second = np.zeros((3, size))  # Σ 1, Σ θ, Σ θ² of the cells
-    for start in range(0, len(x), 2**14):  # so many at once stay in the cache
-        theta = (x[start : start + 2**14] - origin) * (1 / delta)
+    for start in range(0, len(x), 2**16):  # so many at once stay in the cache
+        theta = (x[start : start + 2**16] - origin) * (1 / delta)
         cell = theta.astype(np.intp)
         theta = theta - cell
         count += np.bincount(cell, minlength=size)

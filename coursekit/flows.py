@@ -55,7 +55,11 @@ class Flow(nn.Module):
         like = next(self.parameters(), torch.empty(0))
         z = torch.randn(as_integer("n", n, low=1), self.dim, dtype=like.dtype, generator=generator)
         with torch.no_grad():
-            return self.forward(z.to(like.device))[0]
+            return self._carry(z.to(like.device))
+
+    def _carry(self, z: Points) -> Points:
+        """`forward` without the logarithm of the determinant, for flows to which it is work."""
+        return self.forward(z)[0]
 
     def _check(self, points: Tensor) -> None:
         if not points.is_floating_point() or points.ndim == 0 or points.shape[-1] != self.dim:
@@ -335,6 +339,12 @@ class CNF(Flow):
     def inverse(self, x: Points) -> tuple[Points, Values]:
         return self._integrate(x, lambda t: (1 - t, -1.0))
 
+    def _carry(self, z: Points) -> Points:
+        return odeint(self.velocity, z, self._times())[-1]
+
+    def _times(self):
+        return [i / self.n_steps for i in range(self.n_steps + 1)]
+
     def _integrate(self, start, clock):
         self._check(start)
         directions = self._directions(start)
@@ -345,7 +355,7 @@ class CNF(Flow):
             return sign * torch.cat([velocity, divergence.unsqueeze(-1)], dim=-1)
 
         state = torch.cat([start, torch.zeros_like(start[..., :1])], dim=-1)
-        end = odeint(field, state, [i / self.n_steps for i in range(self.n_steps + 1)])[-1]
+        end = odeint(field, state, self._times())[-1]
         return end[..., :-1], end[..., -1]
 
     def _velocity_and_divergence(self, t, x, directions):

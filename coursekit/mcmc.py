@@ -112,6 +112,8 @@ def hmc(
     x = as_array("x0", x0, ndim=2).copy()
     step, n_leapfrog = _step(step, x.shape[1]), as_integer("n_leapfrog", n_leapfrog, low=1)
     half_step = 0.5 * step
+    kicks = [step] * (n_leapfrog - 1) + [half_step]  # the second half kick of a step and the first of the next are one
+    ones = np.ones(x.shape[1])  # a product with ones sums short rows faster than sum(axis=1)
 
     def gradient(x):
         value = np.asarray(grad_log_p(x), dtype=float)
@@ -122,19 +124,19 @@ def hmc(
     def propose(state, move):
         x, log_density, slope = state[0].copy(), state[1], state[2]
         v = rng.standard_normal(x.shape)
-        energy = 0.5 * (v * v).sum(axis=1) - log_density
+        energy = 0.5 * ((v * v) @ ones) - log_density
         with np.errstate(over="ignore", invalid="ignore"):  # paths that blow up are rejected below
             v += half_step * slope
-            for _ in range(n_leapfrog):
+            for kick in kicks:
                 x += step * v
                 slope = gradient(x)
-                v += step * slope  # the second half kick of this step and the first of the next
-            v -= half_step * slope
-            kinetic = 0.5 * (v * v).sum(axis=1)
-            finite = np.isfinite(kinetic) & np.isfinite(x).all(axis=1)
-        x = np.where(finite[:, None], x, state[0])
+                v += kick * slope
+            kinetic = 0.5 * ((v * v) @ ones)
+        if not (np.isfinite(kinetic).all() and np.isfinite(x).all()):
+            lost = ~(np.isfinite(kinetic) & np.isfinite(x).all(axis=1))
+            x[lost], kinetic[lost] = state[0][lost], np.inf
         log_density = _evaluate(log_p, x, move)
-        return (x, log_density, slope), np.where(finite, energy - kinetic + log_density, -np.inf)
+        return (x, log_density, slope), energy - kinetic + log_density
 
     return _run((x, _start(log_p, x), gradient(x).copy()), propose, n_draws, n_warmup, record_every, rng)
 
@@ -167,8 +169,9 @@ def _run(state, propose, n_draws, n_warmup, record_every, rng):
     for move in range(-n_warmup, n_draws * record_every):
         proposal, log_ratio = propose(state, move + n_warmup)
         accept = -rng.standard_exponential(n_chains) < log_ratio
+        accept_row = np.repeat(accept[:, None], d, axis=1)  # a mask of full shape is faster than one that is broadcast
         for old, new in zip(state, proposal, strict=True):
-            np.copyto(old, new, where=accept.reshape(-1, *(1,) * (old.ndim - 1)))
+            np.copyto(old, new, where=accept if old.ndim == 1 else accept_row)
         if move >= 0:
             n_accepted += accept
             if (move + 1) % record_every == 0:
@@ -187,7 +190,7 @@ def _evaluate(log_p, x, move):
     value = np.asarray(log_p(x), dtype=float)
     if value.shape != x.shape[:1]:
         raise ValueError(f"log_p must map {x.shape} to {x.shape[:1]}, got {value.shape}")
-    if not (value < np.inf).all():
+    if not value.max() < np.inf:  # false for NaN too
         raise FloatingPointError(f"log_p must be finite or -inf, got NaN or +inf at move {move}")
     return value
 
@@ -255,7 +258,7 @@ def acf(x: Float[np.ndarray, "*chains n"]) -> Float[np.ndarray, "*chains n"]:
     Source: Sokal, Monte Carlo methods in statistical mechanics (1997).  Taught in: notebook 07_06.
     """
     x = as_array("x", x, ndim=range(1, 9))
-    covariance = _autocovariance(x)
+    covariance = _autocovariance(_power(x), x.shape[-1])
     if not (covariance[..., 0] > (8 * EPS * np.abs(x).max(axis=-1)) ** 2).all():
         raise ValueError("x must vary along the last axis, got a constant series")
     return covariance / covariance[..., :1]
@@ -285,8 +288,8 @@ def ess(draws: Draws) -> Float[np.ndarray, " d"]:
     Source: Gelman et al., Bayesian Data Analysis (2013), §11.5; Geyer (1992).  Taught in: notebook 07_06.
     """
     x = _halves(draws)
-    m, n = x.shape[:2]
-    covariance = _autocovariance(np.moveaxis(x, 2, 0)).mean(axis=1)  # (d, n)
+    m, n = x.shape[1:]
+    covariance = _autocovariance(_power(x).mean(axis=1), n)  # (d, n), the mean over chains
     within, total = _variances(x)
     rho = 1 - (within[:, None] - covariance * n / (n - 1)) / total[:, None]
     rho[:, 0] = 1
@@ -312,24 +315,31 @@ def _time(rho):
 
 
 def _halves(draws):
+    """Half chains as (d, 2 n_chains, n)."""
     draws = as_array("draws", draws, ndim=3)
     n = draws.shape[1] // 2
     if n < 2:
         raise ValueError(f"draws must hold at least 4 draws of each chain, got {draws.shape[1]}")
-    return np.concatenate([draws[:, :n], draws[:, -n:]])
+    series = np.ascontiguousarray(np.moveaxis(draws, 2, 0))  # sums along a contiguous axis are fast
+    return np.concatenate([series[..., :n], series[..., -n:]], axis=1)
 
 
 def _variances(x):
-    """Mean variance within chains, and (n - 1)/n of it plus the variance of their means."""
-    n = x.shape[1]
-    within = x.var(axis=1, ddof=1).mean(axis=0)
-    if not (within > (8 * EPS * np.abs(x).max(axis=(0, 1))) ** 2).all():
-        raise ValueError("draws must vary in every coordinate, got chains that stand still")
-    return within, within * (n - 1) / n + x.mean(axis=1).var(axis=0, ddof=1)
-
-
-def _autocovariance(x):
+    """Mean variance within chains, and (n - 1)/n of it plus the variance of their means, of (d, n_chains, n)."""
     n = x.shape[-1]
-    spectrum = scipy.fft.rfft(x - x.mean(axis=-1, keepdims=True), scipy.fft.next_fast_len(2 * n, real=True))
-    power = spectrum.real**2 + spectrum.imag**2
+    within = x.var(axis=-1, ddof=1).mean(axis=-1)
+    largest = np.maximum(x.max(axis=(1, 2)), -x.min(axis=(1, 2)))
+    if not (within > (8 * EPS * largest) ** 2).all():
+        raise ValueError("draws must vary in every coordinate, got chains that stand still")
+    return within, within * (n - 1) / n + x.mean(axis=-1).var(axis=-1, ddof=1)
+
+
+def _power(x):
+    """|Fourier transform|² of the centred series, with zeros behind them so that lags do not wrap around."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    spectrum = scipy.fft.rfft(centred, scipy.fft.next_fast_len(2 * x.shape[-1], real=True))
+    return spectrum.real**2 + spectrum.imag**2
+
+
+def _autocovariance(power, n):
     return scipy.fft.irfft(power, scipy.fft.next_fast_len(2 * n, real=True))[..., :n] / n

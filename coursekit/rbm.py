@@ -109,13 +109,26 @@ class RBM:
         v = as_array("v0", v0, ndim=2, shape=(None, len(self.b)))
         if not ((v == 0) | (v == 1)).all():
             raise ValueError("v0 must hold units 0 or 1")
-        h = (rng.random((len(v), len(self.c))) < expit(v @ self.W + self.c)).astype(float)
+
+        def draw(layer, other, weights, bias):
+            """A unit is 1 with probability 1/(1 + e^{-field}), where u (1 + e^{-field}) < 1 for a uniform u."""
+            np.matmul(other, weights, out=layer)
+            layer += bias
+            np.negative(layer, out=layer)
+            np.exp(layer, out=layer)
+            layer += 1
+            layer *= rng.random(layer.shape)
+            np.less(layer, 1, out=layer)
+
+        v, h = v.copy(), np.empty((len(v), len(self.c)))
         visible, hidden = (np.empty((len(v), n_draws, n)) for n in self.W.shape)
-        for step in range(-n_warmup, n_draws * record_every):
-            v = (rng.random(v.shape) < expit(h @ self.W.T + self.b)).astype(float)
-            h = (rng.random(h.shape) < expit(v @ self.W + self.c)).astype(float)
-            if step >= 0 and (step + 1) % record_every == 0:
-                visible[:, step // record_every], hidden[:, step // record_every] = v, h
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite e^{-field} sets the unit to 0
+            draw(h, v, self.W, self.c)
+            for step in range(-n_warmup, n_draws * record_every):
+                draw(v, h, self.W.T, self.b)
+                draw(h, v, self.W, self.c)
+                if step >= 0 and (step + 1) % record_every == 0:
+                    visible[:, step // record_every], hidden[:, step // record_every] = v, h
         return visible, hidden
 
     def _units(self, name, x, axis):

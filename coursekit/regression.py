@@ -138,7 +138,9 @@ def logistic_regression(
     l2 = as_number("l2", l2, low=0.0)
     max_iter = as_integer("max_iter", max_iter, low=1)
     white = _whiten(X)
-    direction = _separating_direction(white.Z, signs)
+    signed = _signed(white.Z, signs)
+    trial = _trial(signed, max_iter)
+    direction = _separating_direction(signed, trial)
     one_class = bool((signs == signs[0]).all())  # the intercept, which is not penalised, runs away
     if direction is not None and (l2 == 0 or one_class):
         remedy = "there is only one class" if one_class else "give l2 > 0 for a unique solution"
@@ -149,18 +151,20 @@ def logistic_regression(
             stacklevel=2,
         )
         theta, n_iter, A, Z = direction, 0, white.A, white.Z
+    elif l2 == 0 and trial.residual is None:
+        theta, n_iter, A, Z = trial.theta, trial.n_iter, white.A, white.Z
     else:
         # Coordinates in which the Hessian is of order 1: orthonormal features, or unit diagonal with the penalty
         # (which a rotation of badly scaled features would spoil by rounding)
         A = white.A if l2 == 0 else np.diag(1 / np.sqrt(np.mean(white.centred**2, axis=0) / 4 + l2))
         Z = white.Z if l2 == 0 else white.centred @ A
-        Phi = np.column_stack([np.ones(len(X)), Z])
-        penalty = np.zeros((Phi.shape[1], Phi.shape[1]))
+        penalty = np.zeros((Z.shape[1] + 1, Z.shape[1] + 1))
         penalty[1:, 1:] = l2 * A.T @ A
-        theta, n_iter, residual = _newton(Phi, (signs + 1) / 2, penalty, max_iter)
-        if residual is not None:
+        minimum = _newton(_signed(Z, signs), penalty, max_iter)
+        theta, n_iter = minimum.theta, minimum.n_iter
+        if minimum.residual is not None:
             warnings.warn(
-                f"Newton's method stopped after {max_iter} steps at a gradient of norm {residual:.1e}",
+                f"Newton's method stopped after {max_iter} steps at a gradient of norm {minimum.residual:.1e}",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -169,29 +173,48 @@ def logistic_regression(
     return LogisticFit(w, float(theta[0] - white.mean @ w), float(loss), n_iter, direction is not None)
 
 
-def _newton(Phi, y, penalty, max_iter) -> tuple[np.ndarray, int, float | None]:
-    """Minimise logistic_loss + ½ θᵀ penalty θ from θ = 0; returns θ, steps and the gradient's norm if not converged."""
+def _signed(Z: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Rows s_i (1, z_i), whose products with θ are the margins."""
+    signed = np.column_stack([np.ones(len(Z)), Z])
+    signed *= signs[:, None]
+    return signed
+
+
+@dataclass(frozen=True)
+class _Minimum:
+    """`residual` is the gradient's norm if Newton's method did not converge, else None."""
+
+    theta: np.ndarray
+    n_iter: int
+    residual: float | None
+
+
+def _newton(signed: np.ndarray, penalty: np.ndarray, max_iter: int) -> _Minimum:
+    """Minimise logistic_loss + ½ θᵀ penalty θ from θ = 0."""
+    n = len(signed)
 
     def objective(theta):
-        return logistic_loss(theta, Phi, y) + theta @ penalty @ theta / 2
+        margins = signed @ theta
+        return np.logaddexp(0.0, -margins).mean() + theta @ penalty @ theta / 2, margins
 
-    theta = np.zeros(Phi.shape[1])
-    value, previous = objective(theta), np.inf
+    theta = np.zeros(signed.shape[1])
+    (value, margins), previous = objective(theta), np.inf
     for n_iter in range(max_iter + 1):
-        gradient = logistic_gradient(theta, Phi, y) + penalty @ theta
-        step = -np.linalg.lstsq(logistic_hessian(theta, Phi, y) + penalty, gradient)[0]
+        wrong = expit(-margins)  # the probability given to the other class
+        gradient = penalty @ theta - wrong @ signed / n
+        hessian = (signed.T * (wrong * expit(margins))) @ signed / n + penalty
+        step = -np.linalg.lstsq(hessian, gradient)[0]
         decrement = -gradient @ step  # twice the decrease that the quadratic model predicts
         # Below EPS the objective cannot show progress, yet the decrement falls quadratically until it is all rounding
         if decrement <= (4 * EPS) ** 2 or previous / 4 <= decrement <= EPS * value:
-            return theta, n_iter, None
+            return _Minimum(theta, n_iter, None)
         if n_iter == max_iter:
             break
         t = 1.0
-        while objective(theta + t * step) > value - 1e-4 * t * decrement + 4 * EPS * value and t > EPS:
+        while (trial := objective(theta + t * step))[0] > value - 1e-4 * t * decrement + 4 * EPS * value and t > EPS:
             t /= 2
-        theta = theta + t * step
-        value, previous = objective(theta), decrement
-    return theta, max_iter, float(np.linalg.norm(gradient))
+        theta, (value, margins), previous = theta + t * step, trial, decrement
+    return _Minimum(theta, max_iter, float(np.linalg.norm(gradient)))
 
 
 # --- separability ----------------------------------------------------------------------------------------
@@ -205,12 +228,14 @@ def is_separable(X: Float[np.ndarray, "n d"], y: Shaped[np.ndarray, " n"]) -> bo
     linear programming in centred coordinates with orthonormal columns, so the scale and offset of features are
     irrelevant; an overlap of the classes below about 1e-9 standard deviations counts as contact.
 
-    Solves one dense linear program of n × (d + 1), some milliseconds for n = 1000.
+    The linear program is dense, n × (d + 1), and takes some milliseconds for n = 1000. It is left out where some Newton
+    steps on the loss prove an overlap: their gradient becomes smaller than separable data allow.
     Raises ValueError if X is not a finite, non-empty matrix, or y does not fit it or has other labels than 0 and 1.
     Source: Albert and Anderson, Biometrika 71 (1984); Chertkov §3.1.  Taught in: notebook 03_01.
     """
     X, signs = _data(X, y)
-    return _separating_direction(_whiten(X).Z, signs) is not None
+    signed = _signed(_whiten(X).Z, signs)
+    return _separating_direction(signed, _trial(signed)) is not None
 
 
 @dataclass(frozen=True)
@@ -228,18 +253,30 @@ def _whiten(X: np.ndarray) -> _White:
     centred = X - X[0]  # leaves no rounding in a constant column, and little in one with a large offset
     mean = X[0] + centred.mean(axis=0)
     centred -= centred.mean(axis=0)
-    scale, rounding = centred.std(axis=0), EPS * np.abs(X).max(axis=0)
+    scale = np.sqrt(np.einsum("ij,ij->j", centred, centred) / n)
+    rounding = EPS * np.abs(X).max(axis=0)
     scale[scale <= 64 * rounding] = np.inf  # a constant column
-    U, s, Vt = np.linalg.svd(centred / scale, full_matrices=False)
+    # the triangular factor has the singular values and the V of the n rows
+    _, s, Vt = np.linalg.svd(np.linalg.qr(centred / scale, mode="r"), full_matrices=False)
     rank = np.count_nonzero(s > 4 * (EPS * max(n, d) * s[0] + np.sqrt(n) * np.max(rounding / scale)))
     A = np.sqrt(n) * Vt[:rank].T / s[:rank] / scale[:, None]
-    return _White(np.sqrt(n) * U[:, :rank], A, centred, mean)
+    return _White(centred @ A, A, centred, mean)
 
 
-def _separating_direction(Z: np.ndarray, signs: np.ndarray) -> np.ndarray | None:
+def _trial(signed: np.ndarray, max_iter: int = 15) -> _Minimum:
+    """A few Newton steps on the loss without penalty: enough to converge, unless the classes hardly overlap."""
+    return _newton(signed, np.zeros((signed.shape[1], signed.shape[1])), min(max_iter, 15))
+
+
+def _separating_direction(signed: np.ndarray, trial: _Minimum) -> np.ndarray | None:
     """A unit vector v with all margins s_i (1, z_i)ᵀv ≥ 0 and some > 0 (all, if possible), or None."""
-    n = len(Z)
-    signed = signs[:, None] * np.column_stack([np.ones(n), Z])
+    n = len(signed)
+    # As the columns are orthonormal, max |v_j| = 1 makes the mean square of the margins ≥ 1, and the mean of
+    # non-negative margins ≥ 1/√n. Along v the loss then falls at the rate -gᵀv ≥ min σ(-m_i)/√n, m_i the
+    # margins at θ, whatever θ is. As |gᵀv| ≤ |g|₁, a gradient smaller than that proves that there is no such v.
+    wrong = expit(-signed @ trial.theta)
+    if np.abs(wrong @ signed / n).sum() + 1e-9 < 0.5 / np.sqrt(n) * wrong.min():
+        return None
 
     def solve(objective, t_max):
         """Maximise objective·(v, t) with margins ≥ t in 0..t_max and |v_j| ≤ 1."""
@@ -255,8 +292,7 @@ def _separating_direction(Z: np.ndarray, signs: np.ndarray) -> np.ndarray | None
             raise RuntimeError(f"the linear program of separability failed: {result.message}")
         return -result.fun, result.x[:-1] / max(np.linalg.norm(result.x[:-1]), EPS)
 
-    # As the columns are orthonormal, |v_j| = 1 makes the mean square of the margins ≥ 1, and the mean of non-negative
-    # margins ≥ 1/√n: the optimum is 0 or at least that, so the answer does not hang on a tolerance
+    # the optimum is 0 or at least 1/√n, so the answer does not hang on a tolerance
     mean_margin, v = solve(np.append(signed.mean(axis=0), 0.0), 0.0)
     if mean_margin < 0.5 / np.sqrt(n):
         return None

@@ -79,9 +79,12 @@ def self_normalized_importance(
     Parameters and errors as in `importance`.  Source: Chertkov §7.2.2.  Taught in: notebook 07_02.
     """
     value, log_w = _weighted(f, log_p, log_q, x)
-    w = np.exp(log_w - logsumexp(log_w))
-    mean = float(w @ value)
-    return Estimate(mean, float(math.sqrt(w**2 @ (value - mean) ** 2)), effective_sample_size(log_w))
+    w = _relative_weights(log_w)
+    total = w.sum()
+    mean = w @ value / total
+    value -= mean
+    value *= w
+    return Estimate(float(mean), float(np.linalg.norm(value) / total), float(total**2 / (w @ w)))
 
 
 def _weighted(f, log_p, log_q, x):
@@ -98,6 +101,12 @@ def _weighted(f, log_p, log_q, x):
     return value, log_w
 
 
+def _relative_weights(log_w):
+    """Weights over the largest of them, so that none overflows."""
+    w = log_w - log_w.max()
+    return np.exp(w, out=w)
+
+
 def _values(name, f, x):
     value = np.array(f(x), dtype=float)  # a copy: f may use one buffer for all its results
     if value.shape != x.shape[:1] or np.isnan(value).any():
@@ -106,9 +115,10 @@ def _values(name, f, x):
 
 
 def _check_weights(name, log_w):
-    if not (log_w < np.inf).all():
+    top = log_w.max()  # NaN if one is
+    if not top < np.inf:
         raise ValueError(f"{name} must not be NaN or +inf")
-    if log_w.max() == -np.inf:
+    if top == -np.inf:
         raise ValueError(f"{name} must have a finite value, got weights that are all zero")
 
 
@@ -121,8 +131,8 @@ def effective_sample_size(log_w: Float[np.ndarray, " n"]) -> float:
     Raises ValueError for NaN or +inf, or weights that are all zero.
     Source: Kong (1992); Chertkov §7.2.2.  Taught in: notebook 07_02.
     """
-    log_w = _log_weights(log_w)
-    return float(np.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w)))
+    w = _relative_weights(_log_weights(log_w))
+    return float(w.sum() ** 2 / (w @ w))
 
 
 def _log_weights(log_w):
@@ -246,7 +256,8 @@ def cross_entropy_method(
 
 
 def _fit(old, x, log_w, smoothing, fit_cov):
-    w = np.exp(log_w - logsumexp(log_w))
+    w = _relative_weights(log_w)
+    w /= w.sum()
     mean = w @ x
     if not fit_cov:
         return Gaussian(smoothing * mean + (1 - smoothing) * old.mean, old.cov)
@@ -274,7 +285,7 @@ class AnnealedSample:
     @property
     def log_ratio_std_error(self) -> float:
         """Standard error of `log_ratio` by the delta method."""
-        w = np.exp(self.log_w - self.log_w.max())
+        w = _relative_weights(self.log_w)
         return float(w.std(ddof=1) / w.mean() / math.sqrt(len(w)))
 
 

@@ -13,7 +13,6 @@ import scipy.linalg
 import scipy.optimize
 import scipy.sparse
 from jaxtyping import Float, Int
-from scipy.special import xlogy
 
 from coursekit._validation import ConvergenceWarning, as_array, as_integer, as_number
 
@@ -279,7 +278,7 @@ def ot_exact(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"], C: Float[np
 
     The dual max ⟨a, f⟩ + ⟨b, g⟩ over f_i + g_j ≤ C_ij has the same value (Kantorovich); f + g = C wherever P > 0.
     Equally many points of equal weight are matched one to one (assignment, O(n³)); otherwise it is a linear programme
-    of n m unknowns, solved by HiGHS, for up to some hundred points.
+    of n m unknowns, solved by HiGHS on those that may be positive, for up to a thousand points.
 
     Parameters
     ----------
@@ -321,24 +320,40 @@ def _assignment_potential(C, columns, scale):
 
 
 def _linear_programme(a, b, C):
+    """The plan, f and the number of pivots, for costs of size 1.
+
+    By far the most pairs carry no mass. The programme begins with those that are cheap by Sinkhorn's potentials, and
+    some that can be filled, and goes on until its own potentials find no pair too cheap among all the others.
+    """
     n, m = C.shape
-    A = scipy.sparse.vstack(
-        [
-            scipy.sparse.kron(scipy.sparse.eye_array(n), np.ones((1, m))),
-            scipy.sparse.kron(np.ones((1, n)), scipy.sparse.eye_array(m)),
-        ]
-    ).tocsr()[:-1]  # the last equation follows from the others, and with rounded masses would contradict them
-    mass = max(n, m)  # the tolerances of HiGHS are absolute: masses of about 1
-    result = scipy.optimize.linprog(
-        C.ravel(),
-        A_eq=A,
-        b_eq=mass * np.concatenate([a, b[:-1]]),
-        method="highs",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )
-    if result.x is None or result.status != 0:
-        raise FloatingPointError(f"HiGHS found no optimal plan: {result.message}")
-    return np.maximum(result.x.reshape(n, m), 0) / mass, result.eqlin.marginals[:n], int(result.nit)
+    reg = 0.05 / max(n, m)
+    f, g, _, _ = _on_support(a, b, C / reg, 1e-2, 1000)
+    reduced = C - reg * (f[:, None] + g)
+    used, number = np.zeros((n, m), dtype=bool), min(4 * (n + m), n * m)
+    used.flat[np.argpartition(reduced, number - 1, axis=None)[:number]] = True
+    used[_pieces(n, m, a, b)[:2]] = True  # the first to the first: a plan of these marginals
+    mass, n_iter = max(n, m), 0  # the tolerances of HiGHS are absolute: masses of about 1
+    while True:
+        i, j = np.nonzero(used)
+        ends = np.concatenate([i, n + j]), np.tile(np.arange(len(i)), 2)
+        A = scipy.sparse.csr_array((np.ones(2 * len(i)), ends), shape=(n + m, len(i)))
+        result = scipy.optimize.linprog(
+            C[i, j],
+            A_eq=A[:-1],  # the last equation follows from the others, and with rounded masses would contradict them
+            b_eq=mass * np.concatenate([a, b[:-1]]),
+            method="highs",
+            options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+        )
+        if result.x is None or result.status != 0:
+            raise FloatingPointError(f"HiGHS found no optimal plan: {result.message}")
+        f, g, n_iter = result.eqlin.marginals[:n], np.append(result.eqlin.marginals[n:], 0), n_iter + int(result.nit)
+        too_cheap = (C - f[:, None] - g < -1e-10) & ~used
+        if not too_cheap.any():
+            break
+        used |= too_cheap
+    P = np.zeros((n, m))
+    P[i, j] = np.maximum(result.x, 0) / mass
+    return P, f, n_iter
 
 
 def sinkhorn(
@@ -389,26 +404,34 @@ def sinkhorn(
             stacklevel=2,
         )
     feasible = _with_marginals(P, a, b)
-    information = xlogy(feasible, feasible).sum() - xlogy(a, a).sum() - xlogy(b, b).sum()
+    information = _neg_entropy(feasible) - _neg_entropy(a) - _neg_entropy(b)
     gap = np.vdot(C, feasible) + reg * information - (a @ f + b @ g)  # ΣP = 1, as one marginal is exact
     return Plan(P, float(np.vdot(C, P)), f, g, n_iter, residual, float(gap))
+
+
+def _neg_entropy(p):
+    """Σ p ln p."""
+    return float(np.vdot(p, np.log(np.maximum(p, 1e-300))))
 
 
 def _on_support(a, b, C, tol, max_iter):
     """`_anneal` on the points that have a weight; potentials of the others follow from the fixed-point equations."""
     rows, columns = a > 1e-100, b > 1e-100  # below, the entries of the plan would underflow
+    if rows.all() and columns.all():
+        return _anneal(a, b, C, tol, max_iter)
     f, g, P = np.empty(len(a)), np.empty(len(b)), np.zeros(C.shape)
     support = np.ix_(rows, columns)
     f[rows], g[columns], P[support], n_iter = _anneal(a[rows], b[columns], C[support], tol, max_iter)
-    f[~rows] = _soft_minimum(C[~rows][:, columns] - g[columns], b[columns], axis=1)
-    g[~columns] = _soft_minimum(C[rows][:, ~columns] - f[rows, None], a[rows, None], axis=0)
+    f[~rows] = _soft_minimum(C[~rows][:, columns] - g[columns], b[columns])
+    g[~columns] = _soft_minimum(C.T[~columns][:, rows] - f[rows], a[rows])
     return f, g, P, n_iter
 
 
-def _soft_minimum(C, weights, axis):
-    """-log Σ w exp(-C)."""
-    low = C.min(axis=axis, keepdims=True)
-    return low.squeeze(axis) - np.log((weights * np.exp(low - C)).sum(axis=axis))
+def _soft_minimum(C, weights):
+    """-log Σ w exp(-C) along the rows."""
+    low = C.min(axis=1)
+    terms = low[:, None] - C
+    return low - np.log(np.exp(terms, out=terms) @ weights)
 
 
 def _anneal(a, b, C, tol, max_iter):
@@ -427,8 +450,8 @@ def _anneal(a, b, C, tol, max_iter):
 def _scale(a, b, C, g, tol, max_iter):
     """Sinkhorn's iteration for positive weights and reg = 1, from g: f, g, P and the number of steps."""
     # after two steps in the log domain no row and no column of the kernel underflows as a whole
-    f = _soft_minimum(C - g, b, axis=1)
-    g = _soft_minimum(C - f[:, None], a[:, None], axis=0)
+    f = _soft_minimum(C - g, b)
+    g = _soft_minimum(C.T - f, a)
     u, v, K = np.ones(len(a)), np.ones(len(b)), _kernel(f, g, a, b, C)
     errors: list[float] = []
     wait = next_try = N_RATE
@@ -439,7 +462,7 @@ def _scale(a, b, C, g, tol, max_iter):
             break
         better = None
         if n_iter > next_try:
-            if slow := _is_slow(errors, tol):
+            if slow := _steps_to_go(errors, tol) > max(N_RATE, len(a) / 4):  # what Newton's step takes
                 better = _newton(u, v, K, a, b, 0.5 * errors[-1])
                 wait = wait if better else 2 * wait
             next_try = n_iter + (0 if better else wait if slow else N_RATE)
@@ -472,14 +495,18 @@ def _newton(u, v, K, a, b, enough):
     return (u, v) if np.abs(u * (K @ v) - a).sum() < enough else None
 
 
-def _is_slow(errors, tol):
-    """Whether the last rate of decrease needs more than N_RATE further steps."""
+def _steps_to_go(errors, tol):
+    """Further steps at the last rate of decrease."""
     rate = math.log(errors[-N_RATE] / errors[-1]) / (N_RATE - 1)
-    return math.log(errors[-1] / tol) > N_RATE * rate
+    return math.log(errors[-1] / tol) / rate if rate > 0 else math.inf
 
 
 def _kernel(f, g, a, b, C):
-    K = a[:, None] * b * np.exp(f[:, None] + g - C)
+    K = f[:, None] + g
+    K -= C
+    np.exp(K, out=K)
+    K *= a[:, None]
+    K *= b
     K[K < 1e-200] = 0.0  # denormal numbers would make each product many times slower
     return K
 

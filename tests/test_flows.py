@@ -873,6 +873,14 @@ class TestCNF:
         close(back, carried(one_steps(-M, n_steps), z, 1), 1e-12, 1e-12)
         close(log_det, [-t for t in trace], 1e-13, 1e-13)
 
+    def test_sample_is_forward_and_both_follow_n_steps(self):
+        flow = linear_cnf(normal(0, 2, 2), normal(1, 2), normal(2, 2), n_steps=1)
+        z = torch.randn(7, 2, dtype=F64, generator=seeded(5))
+        for flow.n_steps in (1, 4):
+            x = carried(one_steps(augmented(normal(0, 2, 2), normal(1, 2), normal(2, 2)), flow.n_steps), z, 0)
+            close(flow.forward(z)[0], x, 1e-12, 1e-12)
+            close(flow.sample(7, generator=seeded(5)), x, 1e-12, 1e-12)
+
     def test_linear_field_tends_to_the_exponential(self):
         A, c, b, z = normal(0, 3, 3), normal(1, 3), normal(2, 3), normal(3, 5, 3)
         P = scipy.linalg.expm(augmented(A, c, b))

@@ -74,6 +74,20 @@ class TestSVD:
         A = gaussian(0, 30, 20)
         np.testing.assert_allclose(linalg.svd(A, 5).energy, linalg.svd(A).energy[:5], rtol=1e-13)
 
+    @pytest.mark.parametrize("shape", [(2000, 20), (20, 2000), (161, 20), (81, 40), (90, 40)])
+    def test_leading_terms_of_long_matrices_keep_all_digits(self, shape):
+        """s = 1, 10⁻⁹, 10⁻¹⁰, …: rounding turns the second pair by 10⁻⁷, while AᵀA has nothing left of it."""
+        rng, n = np.random.default_rng(0), min(shape)
+        U, V = (np.linalg.qr(rng.standard_normal((m, n))).Q for m in shape)
+        s = np.append(1.0, 10.0 ** np.arange(-9.0, -8.0 - n, -1.0))
+        dec = linalg.svd((U * s) @ V.T, rank=3)
+        assert dec.U.shape == (shape[0], 3) and dec.Vt.shape == (3, shape[1])
+        np.testing.assert_allclose(dec.s, s[:3], atol=1e-14)
+        overlaps = np.abs([dec.U[:, 1] @ U[:, 1], dec.Vt[1] @ V[:, 1]])
+        np.testing.assert_allclose(overlaps, 1, atol=1e-9)  # 1 - angle²/2
+        np.testing.assert_allclose(dec.U.T @ dec.U, np.eye(3), atol=1e-14)
+        np.testing.assert_allclose(dec.Vt @ dec.Vt.T, np.eye(3), atol=1e-14)
+
     def test_zero_matrix(self):
         dec = linalg.svd(np.zeros((3, 2)))
         assert (dec.energy == 1).all() and not dec.reconstruct().any()

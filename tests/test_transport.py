@@ -419,6 +419,16 @@ class TestGaussian:
 
 
 class TestExact:
+    def test_weighted_plan_is_optimal_whatever_the_pairs_it_begins_with(self, monkeypatch):
+        """Potentials that are noise point to the wrong pairs; those too cheap by its own potentials must come in."""
+        rng = np.random.default_rng(0)
+        a, b, C = rng.dirichlet(np.ones(40)), rng.dirichlet(np.ones(30)), rng.random((40, 30))
+        noise = rng.standard_normal(40), rng.standard_normal(30), None, 0
+        monkeypatch.setattr(transport, "_on_support", lambda *_: tuple(1e3 * x if np.ndim(x) else x for x in noise))
+        plan = transport.ot_exact(a, b, C)
+        assert plan.cost == pytest.approx(ot.emd2(a, b, C), rel=1e-9)
+        assert (C - plan.f[:, None] - plan.g > -1e-9).all()
+
     @given(seeds, sizes, sizes, st.booleans())
     @settings(max_examples=40)
     def test_certificate_and_peer(self, seed, n, m, uniform):

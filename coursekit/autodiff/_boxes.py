@@ -87,21 +87,24 @@ def _bare(a: Array) -> Array:
 
 def _apply(function: Callable, args: Sequence, kwargs: dict) -> Array:
     """Give an operation to the boxes of the innermost derivative (highest level); what else takes part is constant."""
-    if (composed := COMPOSED.get(function)) is not None:
-        return composed(*args, **kwargs)
-    if function in CONSTANT:
-        return function(*map(_bare, args), **{name: _bare(a) for name, a in kwargs.items()})
     rule = RULES.get(function)
     if rule is None:
+        if (composed := COMPOSED.get(function)) is not None:
+            return composed(*args, **kwargs)
+        if function in CONSTANT:
+            return function(*map(_bare, args), **{name: _bare(a) for name, a in kwargs.items()})
         raise TypeError(
             f"{function.__name__} has no derivative rule: write it with arithmetic, @, indexing, sum, mean, max, "
             "reshape, stack, where and the functions of elementwise_partials()"
         )
-    if not any(isinstance(a, Box) for a in args):
+    level = max([a.level for a in args if isinstance(a, Box)], default=None)
+    if level is None:
         raise TypeError(f"{function.__name__} needs recorded arrays by position, not in a list or by keyword")
-    level = max(a.level for a in args if isinstance(a, Box))
-    boxes = [(i, a) for i, a in enumerate(args) if isinstance(a, Box) and a.level == level]
-    values = [a.value if isinstance(a, Box) and a.level == level else a for a in args]
+    boxes, values = [], list(args)
+    for i, a in enumerate(args):
+        if isinstance(a, Box) and a.level == level:
+            boxes.append((i, a))
+            values[i] = a.value
     return boxes[0][1]._process(function, rule, boxes, values, kwargs)
 
 
@@ -218,15 +221,16 @@ class Var(Box):
         self.level, self.value, self.tape, self.index = tape.level, value, tape, index
 
     def _process(self, function, rule, boxes, values, kwargs):
-        # a list could be changed later without a trace
-        values = [np.array(a) if isinstance(a, list) else a for a in values]
+        watched = {i for i, _ in boxes}
+        constants = [i for i in range(len(values)) if i not in watched]
+        for i in constants:
+            if isinstance(values[i], list):  # it could be changed later without a trace
+                values[i] = np.array(values[i])
         y = _real(function, function(*values, **kwargs))
         pulls = [rule(i, y, *values, **kwargs)[1] for i, _ in boxes]
-        watched = {i for i, _ in boxes}
-        for i, a in enumerate(values):
-            if i not in watched:
-                for part in a if isinstance(a, tuple) else (a,):  # an index may be a tuple of arrays
-                    self.tape.lock(part)
+        for i in constants:
+            for part in values[i] if isinstance(values[i], tuple) else (values[i],):  # an index may be a tuple
+                self.tape.lock(part)
         return self.tape.record(
-            function, y, tuple(box.index for _, box in boxes), lambda g: [pull(g) for pull in pulls]
+            function, y, tuple([box.index for _, box in boxes]), lambda g: [pull(g) for pull in pulls]
         )

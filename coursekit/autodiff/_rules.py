@@ -113,6 +113,10 @@ def _max_rule(i, y, a, axis=None, keepdims=False):
 
 
 def _matmul_rule(i, y, a, b):
+    if np.ndim(a) == np.ndim(b) == 2:
+        if i == 0:
+            return (lambda t: t @ b), (lambda g: g @ np.transpose(b))
+        return (lambda t: a @ t), (lambda g: np.transpose(a) @ g)
     shape = np.shape((a, b)[i])
     # a vector is a matrix of one row (left) or one column (right)
     rows = a if np.ndim(a) > 1 else np.reshape(a, (1, -1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from coursekit._validation import as_number
 from coursekit.diffusion._checks import Score, Time, check_like
-from coursekit.diffusion._schedules import Points, Schedule, first_time, noised
+from coursekit.diffusion._schedules import Points, Schedule, first_time, noised_with_levels
 from coursekit.diffusion._scores import GaussianMixture
 
 
@@ -40,7 +40,7 @@ class ScoreModel(nn.Module):
     def forward(self, x: Points, t: Time) -> Points:
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         t = t.view(-1, *(1,) * (x.ndim - 1)) if t.ndim else t
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        alpha, sigma = self.schedule.levels(t)
         gain = alpha * self.data_std
         root = (gain * gain + sigma * sigma).sqrt()
         scaled = x / root
@@ -68,10 +68,9 @@ def dsm_loss(
     Source: Vincent (2011); Chertkov §9.1; Cao eq. (5.4) with the weight σ².  Taught in: notebook 09_01c.
     """
     t = stratified(len(x0), first_time(t_min, schedule), schedule.T, generator).to(x0)
-    x, noise = noised(x0, t, schedule, generator=generator)
+    x, noise, _, sigma = noised_with_levels(x0, t, schedule, generator)
     score = model(x, t)
     check_like("the score", score, x)
-    sigma = schedule.sigma(t).view(-1, *(1,) * (x0.ndim - 1))
     return (sigma * score + noise).square().mean()
 
 
@@ -96,8 +95,7 @@ def denoising_loss(
     u = torch.special.ndtri(stratified(len(x0), 0.0, 1.0, generator).double().clamp(1e-9, 1 - 1e-9))
     t = model.schedule.time(-2 * (as_number("level_mean", level_mean) + level_std * u)).clamp(1e-6, model.schedule.T)
     t = t.to(x0)
-    x, noise = noised(x0, t, model.schedule, generator=generator)
-    alpha, sigma = (f(t).view(-1, *(1,) * (x0.ndim - 1)) for f in (model.schedule.alpha, model.schedule.sigma))
+    x, noise, alpha, sigma = noised_with_levels(x0, t, model.schedule, generator)
     gain = alpha * model.data_std
     weight = (gain**2 + sigma**2) / gain**2
     return (weight * (sigma * model(x, t) + noise).square()).mean()

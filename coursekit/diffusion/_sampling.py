@@ -104,7 +104,8 @@ def reverse_process(
             end = torch.add(kicked, slope, alpha=h)
             if method == "heun":
                 end = torch.add(kicked, slope + drift(end, h, *coefficients[k + 1]), alpha=0.5 * h)
-            if not bool(torch.isfinite(end).all()):
+            # a finite sum is the quicker proof; it may also overflow
+            if not (math.isfinite(float(end.sum())) or bool(torch.isfinite(end).all())):
                 what = "the paths are" if bool(torch.isfinite(slope).all()) else "the score is"
                 where = f"in step {k} of {len(steps)}, from t = {float(times[k]):.4g}"
                 raise FloatingPointError(f"{what} not finite {where}: {drift.advice()}")
@@ -187,8 +188,9 @@ class _Drift:
     def __call__(self, x, h, t, rate, beta, epsilon):
         value = self.score(x, t)
         check_like("the score", value, x)
-        seen = x[:WATCHED].flatten(1), value[:WATCHED].flatten(1)
-        if self.last is not None and len(x) >= 32:
+        watched = len(x) >= 32 and (epsilon > 0 or self.last is not None)
+        seen = [part[:WATCHED].flatten(1).detach().cpu().numpy() for part in (x, value)] if watched else None
+        if self.last is not None:
             contraction = h * (0.5 * (beta + epsilon) * _stiffness(self.last, seen) + rate)
             if contraction > self.worst:
                 self.worst, self.details = contraction, (h, t, epsilon)
@@ -206,8 +208,9 @@ class _Drift:
 
 
 def _stiffness(before, after) -> float:
-    moved, changed = after[0] - before[0], before[1] - after[1]
-    quotient = np.sort(((changed * moved).sum(1) / (moved * moved).sum(1)).cpu().numpy())
+    with np.errstate(all="ignore"):  # what is not finite is told by the sampler, with the step
+        moved, changed = after[0] - before[0], before[1] - after[1]
+        quotient = np.sort(np.vecdot(changed, moved) / np.vecdot(moved, moved))
     n = len(quotient)
     # 0.93 IQR/√n is the standard error of the median of normal values
     return float(quotient[n // 2] - 5 * 0.93 * (quotient[3 * n // 4] - quotient[n // 4]) / math.sqrt(n))

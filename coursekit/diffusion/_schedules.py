@@ -29,6 +29,10 @@ class Schedule:
         """Standard deviation of the noise."""
         raise NotImplementedError
 
+    def levels(self, t: Time) -> tuple[Tensor, Tensor]:
+        """α and σ, which most users need together."""
+        return self.alpha(t), self.sigma(t)
+
     def alpha_dot(self, t: Time) -> Tensor:
         """dα/dt."""
         raise NotImplementedError
@@ -98,6 +102,10 @@ class VPSchedule(Schedule):
     def sigma(self, t: Time) -> Tensor:
         return (-torch.expm1(-self.integral(t))).sqrt()
 
+    def levels(self, t: Time) -> tuple[Tensor, Tensor]:
+        B = self.integral(t)
+        return (-0.5 * B).exp(), (-torch.expm1(-B)).sqrt()
+
     def beta(self, t: Time) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) / self.T * self._times(t)
 
@@ -162,17 +170,22 @@ def noised(
     Raises ValueError for times outside the schedule or of another number than the points.
     Source: Chertkov §9.1; Cao §5.1.  Taught in: notebook 09_01.
     """
+    return noised_with_levels(x0, t, schedule, generator)[:2]
+
+
+def noised_with_levels(x0, t, schedule, generator):
+    """x_t, ε, α and σ."""
     noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
-    alpha, sigma = for_points(x0, t, schedule.alpha, schedule.sigma)
-    return alpha * x0 + sigma * noise, noise
+    alpha, sigma = levels_for(x0, t, schedule)
+    return alpha * x0 + sigma * noise, noise, alpha, sigma
 
 
-def for_points(x, t, *functions):
-    """Values of functions of the time, shaped so that they multiply points."""
+def levels_for(x, t, schedule):
+    """α and σ, shaped so that they multiply points."""
     t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     if t.shape not in ((), (len(x),)):
         raise ValueError(f"t must be one time or {len(x)} of them, got shape {tuple(t.shape)}")
-    return [f(t).view(-1, *(1,) * (x.ndim - 1)) for f in functions]
+    return tuple(level.view(-1, *(1,) * (x.ndim - 1)) for level in schedule.levels(t))
 
 
 def first_time(t_min, schedule) -> float:

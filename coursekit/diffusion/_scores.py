@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coursekit._validation import as_integer, as_number
 from coursekit.diffusion._checks import Score, Time, check_last_axis, check_like, floating
-from coursekit.diffusion._schedules import Points, Schedule, for_points
+from coursekit.diffusion._schedules import Points, Schedule, levels_for
 
 
 class Posterior(NamedTuple):
@@ -133,7 +133,7 @@ def mixture_score(mixture: GaussianMixture, schedule: Schedule) -> Score:
 
     def score(x: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
         check_last_axis(x, mixture.means)
-        alpha, sigma = (value.unsqueeze(-1) for value in for_points(x, t, schedule.alpha, schedule.sigma))
+        alpha, sigma = (value.unsqueeze(-1) for value in levels_for(x, t, schedule))
         v = alpha**2 * variances + sigma**2
         offset = (x @ turn.mT).unflatten(-1, (k, d)) - alpha * means
         pulled = offset / v

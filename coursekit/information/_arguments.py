@@ -24,8 +24,8 @@ def pmf(name: str, value: Any, *, n_axes: int = 1) -> np.ndarray:
     p = as_array(name, value, ndim=range(n_axes, 65))
     if p.min() < 0:
         raise ValueError(f"{name} must not be negative, got {p.min():g}")
-    axes = tuple(range(-n_axes, 0))
-    total = p.sum(axis=axes, keepdims=True)
+    flat = p.reshape(*p.shape[:-n_axes], -1)
+    total = np.vecdot(flat, np.ones(flat.shape[-1])).reshape(p.shape[:-n_axes] + (1,) * n_axes)
     worst = total.flat[np.abs(total - 1).argmax()]
     if abs(worst - 1) > TOLERANCE:
         raise ValueError(f"{name} must sum to 1 along the last {'axis' if n_axes == 1 else 'two axes'}, got {worst:g}")

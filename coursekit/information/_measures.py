@@ -28,7 +28,9 @@ def entropy(p: Pmf, base: float | None = None) -> Values:
     Raises ValueError if p is negative, not finite or does not sum to 1, or base is not greater than 1.
     Source: Chertkov §6.2.1.  Taught in: notebook 06_02.
     """
-    return entr(pmf("p", p)).sum(axis=-1) / unit_of(base) + 0.0  # -0.0 becomes 0.0
+    p = pmf("p", p)
+    log_p = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return -np.vecdot(p, log_p) / unit_of(base) + 0.0  # -0.0 becomes 0.0
 
 
 def cross_entropy(p: Pmf, q: Pmf, base: float | None = None) -> Values:
@@ -67,8 +69,10 @@ def kl(p: Pmf, q: Pmf, base: float | None = None) -> Values:
 
 
 def _kl(p, q):
-    # the maximum removes what rounding leaves of a zero term
-    return np.maximum(rel_entr(p, q) + (q - p), 0.0).sum(axis=-1)
+    terms = rel_entr(p, q)
+    terms += q - p
+    np.maximum(terms, 0.0, out=terms)  # which removes what rounding leaves of a zero
+    return np.vecdot(terms, np.ones(terms.shape[-1]))
 
 
 def divergence_from_mean(p):
