@@ -103,9 +103,8 @@ def bench_reverse_process(compare, network, n_steps, sizes, typical):
         growth="n",
         kind="torch",
         reason="Each of our steps checks the time, that the paths are finite and that the step is stable: about 0.1 "
-        "ms, which counts for a small network and fewer than ten thousand points."
-        if network == "TimeMLP"
-        else "",
+        "ms, which counts for a small network and fewer than ten thousand points; beside a UNet it is of the size of "
+        "the scatter.",
     )
 
 
@@ -292,7 +291,7 @@ def bench_ot_pairs(compare):
         floor="scipy's assignment alone",
         growth="n³",
         kind="torch",
-        reason="n³ is the worst case of the assignment; these points are easier.",
+        reason="The worst case of the assignment is n³; these points are easier.",
     )
 
 

@@ -153,7 +153,7 @@ def bench_ot_exact_uniform(compare):
         agree=Close(rtol=1e-9),
         floor="scipy's assignment alone",
         growth="n³",
-        reason="n³ is the worst case of the assignment; most problems are a little easier.",
+        reason="The worst case of the assignment is n³; most problems are a little easier.",
     )
 
 

@@ -67,7 +67,7 @@ def cells(row: Row) -> tuple[str, ...]:
     (hardest, ratio), *others = row.peers.items()
     peers = "; ".join([f"{hardest} {spread(ratio)}", *(f"{name} {number(r[1])}" for name, r in others)])
     return (
-        row.work,
+        capitalised(row.work),
         row.size,
         peers,
         f"{row.floor} {spread(row.over_floor)}",
@@ -87,9 +87,17 @@ def fields(rows: Sequence[tuple[str, Row]]) -> Iterable[tuple[str, list[Row]]]:
     return [(field, [row for _, row in group]) for field, group in groupby(rows, key=itemgetter(0))]
 
 
-def missed(rows: Sequence[tuple[str, Row]]) -> list[str]:
-    """A line for each row that misses a target."""
-    return [f"- {row.work}: {row.reason or 'unexplained.'}" for _, row in rows if not (row.fast and row.grows)]
+def missed(rows: Sequence[tuple[str, Row]]) -> dict[str, list[str]]:
+    """The works that miss a target, by the reason."""
+    works: dict[str, list[str]] = {}
+    for _, row in rows:
+        if not (row.fast and row.grows):
+            works.setdefault(capitalised(row.reason or "unexplained."), []).append(capitalised(row.work))
+    return works
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def course_table(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str]]:
@@ -120,8 +128,8 @@ def markdown(rows: Sequence[tuple[str, Row]], course: tuple[Sequence[Outcome], f
     ]
     for field, group in fields(rows):
         parts.append(f"## {field.rstrip('.')}\n\n{markdown_table(COLUMNS, map(cells, group))}")
-    if lines := missed(rows):
-        parts.append("## What misses its target, and why\n\n" + "\n".join(lines) + "\n")
+    if lines := [f"- **{'; '.join(works)}.** {reason}\n" for reason, works in missed(rows).items()]:
+        parts.append("## What misses its target, and why\n\n" + "".join(lines))
     if course:
         columns = ("notebook", "seconds", "peak MB")
         parts.append(
@@ -137,8 +145,6 @@ def show(rows: Sequence[tuple[str, Row]], course: tuple[Sequence[Outcome], float
         for row in group:
             table.add_row(*cells(row))
         console.print(table)
-    for line in missed(rows):
-        console.print(line)
     if course:
         table = Table("notebook", "seconds", "peak MB")
         for line in course_table(course[0]):
