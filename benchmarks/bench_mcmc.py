@@ -94,9 +94,12 @@ def with_blackjax(kernel, x0, n, rng):
 def with_emcee(target, x0, n):
     """Stretch moves of an ensemble; its walkers are not independent, counting them as such favours emcee."""
 
+    # emcee would seed itself from the system
+    start = emcee.State(x0, random_state=np.random.RandomState(0).get_state())
+
     def run():
         sampler = emcee.EnsembleSampler(CHAINS, target.d, target.log_p, vectorize=True)
-        sampler.run_mcmc(x0, n)
+        sampler.run_mcmc(start, n)
         return sampler.get_chain().swapaxes(0, 1)
 
     return run
