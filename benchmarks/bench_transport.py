@@ -176,7 +176,8 @@ def bench_ot_exact_weighted(compare):
         growth="n²",
         reason="POT has a network simplex in C++, we a general linear programme: HiGHS on the pairs that Sinkhorn's "
         "potentials find cheap, then on those that its own find too cheap. The pivots vary "
-        "from problem to problem, from 600 for 100 points to 7500 for 800, so that no law is known for the growth.",
+        "from problem to problem, from 600 for 100 points to 7500 for 800, so that no law is known for the growth. "
+        "The assignment is a reference of the same size, not a bound.",
     )
 
 

@@ -30,7 +30,7 @@ median of the ratios within a turn is kept (quartiles in parentheses). Ratios ca
 cannot.
 
 - **peers**: the peer's cost divided by ours, the hardest peer first. Costs are seconds, for samplers seconds per
-  effective draw.
+  effective draw, counted in one run of each.
 - **floor**: our cost divided by that of the part which nobody can avoid.
 - **growth**: the exponent of our cost in the size over at least four sizes, and in parentheses that of the stated law
   over the same sizes; they should agree to ±{tolerance}.
