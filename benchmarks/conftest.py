@@ -20,7 +20,7 @@ COURSE = pytest.StashKey[tuple[list[Outcome], float]]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--quick", action="store_true", help="The smallest sizes and few turns, without the course.")
+    parser.addoption("--quick", action="store_true", help="The smallest sizes and few turns, no growth, no course.")
     parser.addoption("--results", type=Path, metavar="FILE", help="Where the tables are written as Markdown.")
 
 
@@ -56,7 +56,7 @@ def compare(request, benchmark, quick) -> Callable[..., None]:
     """Measure one row: ``compare(work, make, sizes, agree=…, floor=…, growth=…, kind=…)``.
 
     `make(n)` gives the `Work` of size n. Peers are met at the size `at` (default: the largest), the exponent is that of
-    our cost over all `sizes`; a quick run takes the smallest, and the first four. What has no size has `growth` None.
+    our cost over all `sizes`; a quick run takes the smallest alone. What has no size has `growth` None.
     `unit` says what n counts, `floor` what it is, `reason`
     why a target is missed, should it be.
     """
@@ -98,18 +98,16 @@ def compare(request, benchmark, quick) -> Callable[..., None]:
             for name, call in others.items():
                 costs[name].append(timed(call, numbers[name]))
 
-        turns = int(np.clip(SECONDS / seconds, MIN_TURNS, MAX_TURNS)) if not quick else 3 if seconds < 1 else 1
+        turns = int(np.clip(SECONDS / seconds, MIN_TURNS, MAX_TURNS)) if not quick else 3 if seconds < 0.3 else 1
         benchmark.pedantic(lambda: timed(case.ours, number), setup=turn, rounds=turns)
         ours = np.array(benchmark.stats.stats.data) / number
 
         ratios = {name: quartiles(np.array(costs[name]) / amounts[name] / (ours / our_amount)) for name in case.peers}
         ratios = dict(sorted(ratios.items(), key=lambda item: item[1][1]))
         exponent = expected = math.nan
-        kept = sizes[:4] if quick else sizes
-        if growth:
-            sized = {size: (case if size == n else make(size)).ours for size in kept}
-            exponent = grown(sized, 1 if quick else 5)
-            expected = slope(kept, [GROWTH[growth](size) for size in kept])
+        if growth and not quick:
+            exponent = grown({size: (case if size == n else make(size)).ours for size in sizes}, 5)
+            expected = slope(sizes, [GROWTH[growth](size) for size in sizes])
         row = Row(
             name=request.node.name.removeprefix("bench_"),
             work=work,
@@ -126,9 +124,9 @@ def compare(request, benchmark, quick) -> Callable[..., None]:
             agreement=str(agree),
             seconds=float(np.median(ours)),
             reason=reason,
-            sizes=tuple(kept),
+            sizes=tuple(sizes),
         )
-        benchmark.extra_info.update(vars(row), sizes=list(kept))
+        benchmark.extra_info.update(vars(row), sizes=list(sizes))
         request.config.stash[ROWS].append((request.module.__doc__.splitlines()[0], row))
 
     return measure

@@ -1,5 +1,6 @@
 """Rows as tables: on the screen, and as the Markdown of RESULTS.md."""
 
+import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -63,6 +64,14 @@ def target(row: Row) -> str:
     return ("✓ " + met if row.fast else "✗ speed") + ("" if row.grows else ", ✗ growth")
 
 
+def growth(row: Row) -> str:
+    if not row.growth:
+        return "has no size"
+    if math.isnan(row.exponent):
+        return f"{row.growth}: only in the whole run"
+    return f"{row.growth}: {row.exponent:.2f} ({row.expected_exponent:.2f})"
+
+
 def cells(row: Row) -> tuple[str, ...]:
     (hardest, ratio), *others = row.peers.items()
     peers = "; ".join([f"{hardest} {spread(ratio)}", *(f"{name} {number(r[1])}" for name, r in others)])
@@ -71,7 +80,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.size,
         peers,
         f"{row.floor} {spread(row.over_floor)}",
-        f"{row.growth}: {row.exponent:.2f} ({row.expected_exponent:.2f})" if row.growth else "has no size",
+        growth(row),
         f"{number(row.memory / 1e6)} / {number(row.peer_memory / 1e6)}",
         row.agreement,
         target(row),
